@@ -1,0 +1,1 @@
+"""Streams every change of a Delta table into the SQL database of the company it belongs to."""

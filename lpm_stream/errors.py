@@ -1,0 +1,41 @@
+"""The errors that lpm_stream raises on purpose.
+
+Each message is one line for a person: what is wrong, where, and what to do about it. The command line prints
+it without a traceback; anything that is not an `LpmStreamError` is a defect of ours.
+"""
+
+
+class LpmStreamError(Exception):
+    """Base of all errors that have an explanation for the user."""
+
+
+class SpecError(LpmStreamError):
+    """A feed's declaration (`defs.yaml`) is wrong; the message names file, line, field and fix."""
+
+
+class SourceError(LpmStreamError):
+    """The source table is missing, has no Change Data Feed, or was replaced."""
+
+
+class SchemaError(SourceError):
+    """The source table no longer fits the contract; publishing stops at that version."""
+
+
+class HubError(LpmStreamError):
+    """The hub cannot be read or written."""
+
+
+class HubGapError(HubError):
+    """The hub no longer keeps what a reader still needs."""
+
+
+class LeaseLostError(LpmStreamError):
+    """Another worker has taken over; what was in hand is rolled back."""
+
+
+class TargetFaultError(LpmStreamError):
+    """A company's database as a whole is the problem: down, locked, full, refusing. Park and retry."""
+
+
+class RowFaultError(LpmStreamError):
+    """A company's database refuses a value: the row is the problem, not the database."""

@@ -1,0 +1,107 @@
+"""What a feed declares: one table, its contract, and the promises made about it."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+ColumnType = Literal["string", "int32", "int64", "float64", "boolean", "timestamp", "date"]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+class Column(BaseModel):
+    """One column of the contract."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    type: ColumnType = Field(description="timestamp: an instant, microseconds, UTC")
+    nullable: bool = True
+    max_length: int | None = Field(None, gt=0, description="longest string, in characters")
+    description: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _length_is_for_strings(self) -> Self:
+        if self.max_length is not None and self.type != "string":
+            raise ValueError(f"column {self.name}: max_length is for strings; remove it or make the type string")
+        return self
+
+
+class FeedSpec(BaseModel):
+    """One declared stream: source table, contract, company column, wire format, SLO and policy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name = Field(description="the feed's name, and that of its table in every company database")
+    description: str = Field(min_length=1)
+    owners: tuple[str, ...] = Field((), description="e-mail addresses, or team:name")
+    source_table: Name = Field(description="the Delta table, below the tables location of the settings")
+    company_column: str = Field(description="the column that says which company a row belongs to")
+    primary_key: tuple[str, ...] = Field(min_length=1)
+    event_time_column: str = Field(description="when the recorded event happened; indexed")
+    columns: tuple[Column, ...] = Field(min_length=1)
+    wire_format: Literal["avro", "ndjson"] = "avro"
+    slo_seconds: float = Field(60, gt=0, description="commit to applied, at p99")
+    reporting_window_seconds: float = Field(
+        60, gt=0, description="a company is reported to Dagster at most once in this time"
+    )
+    schema_policy: Literal["evolve", "freeze"] = Field(
+        "freeze",
+        description="a new nullable source column: 'evolve' takes it into the company tables, "
+        "'freeze' holds it back until the contract names it",
+    )
+
+    @model_validator(mode="after")
+    def _columns_fit_together(self) -> Self:
+        names = [column.name for column in self.columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"columns: {_listed(twice)} declared twice; remove one")
+        for field, wanted in self._referenced_columns():
+            column = self._find(wanted)
+            if column is None:
+                raise ValueError(f"{field}: {wanted!r} is not among the columns; declare it or correct the name")
+            if column.nullable:
+                raise ValueError(f"{field}: column {wanted} must be declared 'nullable: false'")
+        if self.column(self.company_column).type != "string":
+            raise ValueError(f"company_column: column {self.company_column} must be of type string")
+        if self.column(self.event_time_column).type != "timestamp":
+            raise ValueError(f"event_time_column: column {self.event_time_column} must be of type timestamp")
+        if floats := [key for key in self.primary_key if self.column(key).type == "float64"]:
+            raise ValueError(f"primary_key: {_listed(floats)} is a float; keys must compare exactly")
+        return self
+
+    def _referenced_columns(self) -> Iterable[tuple[str, str]]:
+        yield "company_column", self.company_column
+        yield "event_time_column", self.event_time_column
+        for key in self.primary_key:
+            yield "primary_key", key
+
+    def _find(self, name: str) -> Column | None:
+        return next((column for column in self.columns if column.name == name), None)
+
+    def column(self, name: str) -> Column:
+        """The declared column of that name.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        found = self._find(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    @property
+    def column_names(self) -> list[str]:
+        """The declared columns' names, in order."""
+        return [column.name for column in self.columns]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change when a column's name, type or nullability does."""
+        text = "\n".join(f"{c.name} {c.type} {c.nullable}" for c in self.columns)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,65 @@
+"""Where everything is: one typed settings object, filled from environment variables."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_PLAIN_FILE_NAME = re.compile(r"[A-Z0-9_-]{1,64}")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class Settings(BaseSettings):
+    """The settings; each field `x` is the environment variable `LPM_STREAM_X`."""
+
+    model_config = SettingsConfigDict(env_prefix="LPM_STREAM_", frozen=True, extra="forbid")
+
+    home: Path = Field(Path(".lpm_stream"), description="the directory under which the program keeps everything")
+    tables_url: str = Field("", description="folder or URL that holds the source tables; default HOME/tables")
+    hub_url: str = Field("", description="the hub; default local:HOME/hub")
+    hub_partitions: int = Field(4, ge=1, le=32, description="partitions of a local hub when it is created")
+    hub_retention_hours: float = Field(72, gt=0, description="how long the local hub keeps messages")
+    control_url: str = Field("", description="SQLAlchemy URL of the control store; default sqlite in HOME")
+    database_template: str = Field(
+        "", description="URL of a company's database, with {company}; default a SQLite file in HOME/companies"
+    )
+    slots: int = Field(4, ge=1, description="company databases written at the same time")
+    poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
+    tick_seconds: float = Field(14, gt=0, lt=55, description="how long one Dagster sensor tick drains")
+
+    @classmethod
+    def load(cls, home: Path | None = None) -> Self:
+        """The settings of the environment, with `home` (a command's `--dir`) taking precedence."""
+        settings = cls() if home is None else cls(home=home)
+        root = settings.home.expanduser().absolute()
+        defaults = {
+            "tables_url": str(root / "tables"),
+            "hub_url": f"local:{root / 'hub'}",
+            "control_url": f"sqlite:///{root / 'control.db'}",
+            "database_template": f"sqlite:///{root / 'companies'}/{{company}}.db",
+        }
+        missing = {name: value for name, value in defaults.items() if not getattr(settings, name)}
+        return settings.model_copy(update={"home": root, **missing})
+
+    def table_location(self, table: str) -> str:
+        """Path or URL of a source table."""
+        return f"{self.tables_url.rstrip('/')}/{table}"
+
+    def database_url(self, company: str) -> str:
+        """URL of a company's database where the registry names none."""
+        return self.database_template.replace("{company}", safe_file_name(company))
+
+
+def safe_file_name(company: str) -> str:
+    """A file name for a company id: any text in, at most 64 of `[A-Za-z0-9_~-]` out, never two ids alike.
+
+    Ids that are plain already stay readable. All others, and those that a file system which ignores case
+    could confuse, get a digest.
+    """
+    if _PLAIN_FILE_NAME.fullmatch(company):
+        return company
+    digest = hashlib.sha256(company.encode()).hexdigest()[:16]
+    return f"{_UNSAFE.sub('_', company)[:40]}~{digest}"
