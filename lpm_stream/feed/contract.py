@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from lpm_stream.feed.schema import Fit
+from lpm_stream.feed.schema import CHANGE_TYPE, DELETE, Fit
 from lpm_stream.feed.spec import Column, FeedSpec
 
 REASON = "_reason"
@@ -26,18 +26,23 @@ class Checked:
 def check(spec: FeedSpec, fit: Fit, rows: pl.DataFrame) -> Checked:
     """Tells rows that fit the contract from those that break it.
 
+    Of a delete only the key and the company are looked at: the rest of it goes nowhere.
     NaN has no equivalent in SQL: it becomes NULL where the contract allows that, else it breaks the contract.
 
     Args:
         spec: the feed.
         fit: how the table's schema fits the contract.
-        rows: a batch in the source's types; columns beyond the schema are kept as they are.
+        rows: a batch in the source's types with `_change_type`; further columns are kept as they are.
     """
     typed = rows.with_columns(pl.col(name).cast(dtype) for name, dtype in fit.schema.items())
     floats = [name for name, dtype in fit.schema.items() if dtype == pl.Float64()]
     typed = typed.with_columns(pl.col(name).fill_nan(None) for name in floats)
-    reason = pl.coalesce(*(_breach(column) for column in spec.columns), pl.lit(None, pl.String))
-    marked = typed.with_columns(_company_breach(spec).fill_null(reason).alias(REASON))
+    identity = {*spec.primary_key, spec.company_column}
+    breaches = [_breach(column) for column in spec.columns if column.name in identity]
+    rest = [_breach(column) for column in spec.columns if column.name not in identity]
+    if rest:
+        breaches.append(pl.when(pl.col(CHANGE_TYPE) != DELETE).then(pl.coalesce(rest)))
+    marked = typed.with_columns(pl.coalesce(_company_breach(spec), *breaches).alias(REASON))
     bad = marked.filter(pl.col(REASON).is_not_null())
     if bad.is_empty():
         return Checked(typed, bad)
@@ -46,7 +51,7 @@ def check(spec: FeedSpec, fit: Fit, rows: pl.DataFrame) -> Checked:
 
 def _company_breach(spec: FeedSpec) -> pl.Expr:
     company = pl.col(spec.company_column)
-    return pl.when(company == "").then(pl.lit(f"{spec.company_column} is empty: the row belongs to nobody"))  # type: ignore[no-any-return]
+    return pl.when(company == "").then(pl.lit(f"{spec.company_column} is empty: the row belongs to nobody"))
 
 
 def _breach(column: Column) -> pl.Expr:

@@ -8,6 +8,10 @@ import polars as pl
 from lpm_stream.errors import SchemaError
 from lpm_stream.feed.spec import ColumnType, FeedSpec
 
+CHANGE_TYPE = "_change_type"  # as the Change Data Feed names it
+COMMIT_VERSION = "_commit_version"
+DELETE = "delete"
+
 INSTANT = pl.Datetime("us", "UTC")
 
 POLARS_TYPES: Mapping[ColumnType, pl.DataType] = {

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 ColumnType = Literal["string", "int32", "int64", "float64", "boolean", "timestamp", "date"]
+LONGEST_COMPANY_ID = 450  # characters: the longest text SQL Server takes into a key
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
@@ -24,7 +25,9 @@ class Column(BaseModel):
     @model_validator(mode="after")
     def _length_is_for_strings(self) -> Self:
         if self.max_length is not None and self.type != "string":
-            raise ValueError(f"column {self.name}: max_length is for strings; remove it or make the type string")
+            raise ValueError(
+                f"column {self.name}: max_length is for strings; remove it or make the type string"
+            )
         return self
 
 
@@ -60,11 +63,17 @@ class FeedSpec(BaseModel):
         for field, wanted in self._referenced_columns():
             column = self._find(wanted)
             if column is None:
-                raise ValueError(f"{field}: {wanted!r} is not among the columns; declare it or correct the name")
+                raise ValueError(
+                    f"{field}: {wanted!r} is not among the columns; declare it or correct the name"
+                )
             if column.nullable:
                 raise ValueError(f"{field}: column {wanted} must be declared 'nullable: false'")
-        if self.column(self.company_column).type != "string":
-            raise ValueError(f"company_column: column {self.company_column} must be of type string")
+        company = self.column(self.company_column)
+        if company.type != "string" or not 0 < (company.max_length or 0) <= LONGEST_COMPANY_ID:
+            raise ValueError(
+                f"company_column: column {company.name} must be of type string with a max_length of at most "
+                f"{LONGEST_COMPANY_ID}"
+            )
         if self.column(self.event_time_column).type != "timestamp":
             raise ValueError(f"event_time_column: column {self.event_time_column} must be of type timestamp")
         if floats := [key for key in self.primary_key if self.column(key).type == "float64"]:

@@ -1,0 +1,1 @@
+"""The control store: companies, cursors, leases, parked state, quarantine, ledger."""

@@ -1,0 +1,65 @@
+"""Latencies as a histogram that adds up: over batches, minutes, companies."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_GROWTH = 1.02  # a bucket's upper bound over its lower: quantiles are right to 2 %
+_SMALLEST = 0.001  # seconds
+
+
+@dataclass
+class Latencies:
+    """How many changes took how long, commit to applied."""
+
+    buckets: Counter[int] = field(default_factory=Counter)
+    longest: float = 0.0
+
+    def add(self, seconds: float, changes: int) -> None:
+        """Counts changes that took that long; a clock that runs behind the source's counts as no time."""
+        seconds = max(seconds, _SMALLEST)
+        self.buckets[math.ceil(math.log(seconds / _SMALLEST, _GROWTH))] += changes
+        self.longest = max(self.longest, seconds)
+
+    def merge(self, other: "Latencies") -> None:
+        """Adds another's counts."""
+        self.buckets.update(other.buckets)
+        self.longest = max(self.longest, other.longest)
+
+    @property
+    def changes(self) -> int:
+        """How many changes were counted."""
+        return self.buckets.total()
+
+    def quantile(self, share: float) -> float | None:
+        """Seconds within which that share of the changes was applied; None if there were none."""
+        wanted = share * self.changes
+        seen = 0
+        for bucket in sorted(self.buckets):
+            seen += self.buckets[bucket]
+            if seen >= wanted:
+                return min(_SMALLEST * _GROWTH**bucket, self.longest)
+        return None
+
+    def summary(self) -> dict[str, float | None]:
+        """p50, p95, p99 and max in seconds, to the millisecond."""
+        quantiles = {"p50": self.quantile(0.5), "p95": self.quantile(0.95), "p99": self.quantile(0.99)}
+        longest = self.longest if self.changes else None
+        return {name: _rounded(value) for name, value in {**quantiles, "max": longest}.items()}
+
+    def to_json(self) -> str:
+        """For the ledger."""
+        return json.dumps({"longest": self.longest, "buckets": self.buckets})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Latencies":
+        """From the ledger."""
+        content: Mapping[str, Mapping[str, int]] = json.loads(text)
+        buckets = Counter({int(bucket): changes for bucket, changes in content["buckets"].items()})
+        return cls(buckets, json.loads(text)["longest"])
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -1,0 +1,86 @@
+"""Leases: who does a piece of work now, so that a second worker stands by instead of doing it twice.
+
+A lease spares work; it does not carry correctness. That is the fence's task: every holder gets a larger number,
+company databases remember the largest they have seen, and a writer with a smaller one cannot commit.
+"""
+
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+
+from lpm_stream.control.store import ControlStore
+from lpm_stream.control.tables import leases
+from lpm_stream.errors import LeaseLostError
+
+TTL = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease in hand."""
+
+    name: str
+    holder: str
+    fence: int
+
+
+def worker_name(role: str) -> str:
+    """Names this worker for people and for its leases: role, host, process and thread."""
+    return f"{role}@{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
+
+
+def acquire(store: ControlStore, name: str, holder: str) -> Lease | None:
+    """Takes the lease, or returns None while another holder's has not expired."""
+    now = datetime.now(UTC)
+    with store.write() as connection:
+        row = connection.execute(sa.select(leases).where(leases.c.name == name)).one_or_none()
+        if row is not None and row.holder != holder and row.expires_at > now:
+            return None
+        # Milliseconds keep the fence growing even if the store is restored from an older copy.
+        fence = max(int(now.timestamp() * 1000), row.fence + 1 if row else 0)
+        values = {"holder": holder, "fence": fence, "expires_at": now + TTL}
+        if row is None:
+            connection.execute(leases.insert().values(name=name, **values))
+        else:
+            connection.execute(leases.update().where(leases.c.name == name).values(**values))
+    return Lease(name, holder, fence)
+
+
+def check(connection: sa.Connection, lease: Lease) -> None:
+    """Makes the rest of a transaction conditional on the lease, and renews it.
+
+    Raises:
+        LeaseLostError: if another worker holds it now.
+    """
+    mine = (leases.c.name == lease.name) & (leases.c.fence == lease.fence)
+    renewed = leases.update().where(mine).values(expires_at=datetime.now(UTC) + TTL)
+    if connection.execute(renewed).rowcount == 0:
+        raise LeaseLostError(f"another worker has taken over {lease.name}; this one stops")
+
+
+def renew(store: ControlStore, lease: Lease) -> None:
+    """Keeps the lease for another `TTL`.
+
+    Raises:
+        LeaseLostError: if another worker holds it now.
+    """
+    with store.write() as connection:
+        check(connection, lease)
+
+
+def release(store: ControlStore, lease: Lease) -> None:
+    """Gives the lease back, if it is still held."""
+    mine = (leases.c.name == lease.name) & (leases.c.fence == lease.fence)
+    with store.write() as connection:
+        connection.execute(leases.update().where(mine).values(expires_at=datetime.now(UTC)))
+
+
+def holders(store: ControlStore) -> dict[str, str]:
+    """Who holds which lease now: name to holder."""
+    with store.read() as connection:
+        rows = connection.execute(sa.select(leases).where(leases.c.expires_at > datetime.now(UTC)))
+        return {row.name: row.holder for row in rows}

@@ -1,0 +1,99 @@
+"""Parked companies: set aside from their first undelivered message until their database takes it again."""
+
+import random
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+
+from lpm_stream.control.store import ControlStore, upsert
+from lpm_stream.control.tables import parked
+
+_FIRST_PAUSE = 1.0  # seconds
+_LONGEST_PAUSE = 60.0
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A parked company.
+
+    Attributes:
+        company: its id.
+        partition: the hub partition that holds its messages.
+        sequence_number: its first undelivered message.
+        committed_at: when that message's changes were committed.
+        since: when the company was parked.
+        reason: why, in words for an operator.
+        attempts: how many times delivery has failed.
+        next_try_at: when it is tried again.
+    """
+
+    company: str
+    partition: int
+    sequence_number: int
+    committed_at: datetime
+    since: datetime
+    reason: str
+    attempts: int
+    next_try_at: datetime
+
+    def failed_again(self, reason: str) -> "Parked":
+        """The same company after one more failure: the pause doubles, with jitter."""
+        next_try_at = datetime.now(UTC) + _pause(self.attempts)
+        return replace(self, reason=reason, attempts=self.attempts + 1, next_try_at=next_try_at)
+
+
+def park(company: str, partition: int, sequence_number: int, committed_at: datetime, reason: str) -> Parked:
+    """A company that is parked now, after its first failure."""
+    now = datetime.now(UTC)
+    return Parked(
+        company,
+        partition,
+        sequence_number,
+        committed_at,
+        now,
+        reason,
+        attempts=1,
+        next_try_at=now + _pause(0),
+    )
+
+
+def read_parked(store: ControlStore, feed: str) -> dict[str, Parked]:
+    """All parked companies of a feed, by id."""
+    with store.read() as connection:
+        rows = connection.execute(sa.select(parked).where(parked.c.feed == feed)).all()
+    return {
+        row.company: Parked(
+            row.company,
+            row.partition,
+            row.sequence_number,
+            row.committed_at,
+            row.since,
+            row.reason,
+            row.attempts,
+            row.next_try_at,
+        )
+        for row in rows
+    }
+
+
+def write_parked(connection: sa.Connection, feed: str, company: str, state: Parked | None) -> None:
+    """Stores that a company is parked, or with None that it is not."""
+    if state is None:
+        connection.execute(parked.delete().where(parked.c.feed == feed, parked.c.company == company))
+        return
+    values = {
+        "partition": state.partition,
+        "sequence_number": state.sequence_number,
+        "committed_at": state.committed_at,
+        "since": state.since,
+        "reason": state.reason[:2000],
+        "attempts": state.attempts,
+        "next_try_at": state.next_try_at,
+    }
+    upsert(connection, parked, {"feed": feed, "company": company}, values)
+
+
+def _pause(earlier_failures: int) -> timedelta:
+    longest = min(_FIRST_PAUSE * 2.0 ** min(earlier_failures, 16), _LONGEST_PAUSE)
+    return timedelta(seconds=longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter

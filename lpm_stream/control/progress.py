@@ -1,0 +1,126 @@
+"""How far the drains are: the cursor of publish, the checkpoints of deliver, and what was seen of companies."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from lpm_stream.control.store import ControlStore, upsert
+from lpm_stream.control.tables import checkpoints, cursors, deliveries, unknown_companies
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far a feed is published.
+
+    Attributes:
+        table_id: of the table that the versions belong to.
+        version: the last version fully published.
+        newest_version: the table's newest version when last looked at.
+        held_columns: source columns that the schema policy holds back.
+    """
+
+    table_id: str
+    version: int
+    newest_version: int
+    held_columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The newest that a company's database is known to have applied."""
+
+    version: int
+    sequence_number: int
+    committed_at: datetime
+    applied_at: datetime
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Changes seen for a company that nobody has registered."""
+
+    company: str
+    changes: int
+    first_version: int
+    last_version: int
+
+
+def read_cursor(store: ControlStore, feed: str) -> Cursor | None:
+    """The feed's cursor, None before its first publish."""
+    with store.read() as connection:
+        row = connection.execute(sa.select(cursors).where(cursors.c.feed == feed)).one_or_none()
+    if row is None:
+        return None
+    held = tuple(row.held_columns.split(",")) if row.held_columns else ()
+    return Cursor(row.table_id, row.version, row.newest_version, held)
+
+
+def write_cursor(connection: sa.Connection, feed: str, cursor: Cursor) -> None:
+    """Stores the feed's cursor."""
+    values = {
+        "table_id": cursor.table_id,
+        "version": cursor.version,
+        "newest_version": cursor.newest_version,
+        "held_columns": ",".join(cursor.held_columns),
+        "updated_at": datetime.now(UTC),
+    }
+    upsert(connection, cursors, {"feed": feed}, values)
+
+
+def read_checkpoints(store: ControlStore, feed: str) -> dict[int, int]:
+    """Partition to the sequence number up to which every company was served or parked."""
+    with store.read() as connection:
+        rows = connection.execute(sa.select(checkpoints).where(checkpoints.c.feed == feed))
+        return {row.partition: row.sequence_number for row in rows}
+
+
+def write_checkpoint(connection: sa.Connection, feed: str, partition: int, sequence_number: int) -> None:
+    """Stores one partition's checkpoint."""
+    values = {"sequence_number": sequence_number, "updated_at": datetime.now(UTC)}
+    upsert(connection, checkpoints, {"feed": feed, "partition": partition}, values)
+
+
+def read_deliveries(store: ControlStore, feed: str) -> dict[str, Delivered]:
+    """Company to the newest that its database is known to have applied."""
+    with store.read() as connection:
+        rows = connection.execute(sa.select(deliveries).where(deliveries.c.feed == feed)).all()
+    return {
+        row.company: Delivered(row.version, row.sequence_number, row.committed_at, row.applied_at)
+        for row in rows
+    }
+
+
+def write_deliveries(connection: sa.Connection, feed: str, delivered: Mapping[str, Delivered]) -> None:
+    """Stores what companies' databases have applied."""
+    for company, newest in delivered.items():
+        values = {
+            "version": newest.version,
+            "sequence_number": newest.sequence_number,
+            "committed_at": newest.committed_at,
+            "applied_at": newest.applied_at,
+        }
+        upsert(connection, deliveries, {"feed": feed, "company": company}, values)
+
+
+def count_unknown(connection: sa.Connection, feed: str, version: int, changes: Mapping[str, int]) -> None:
+    """Adds one version's changes of companies that nobody has registered."""
+    for company, count in changes.items():
+        mine = (unknown_companies.c.feed == feed) & (unknown_companies.c.company == company)
+        counted = unknown_companies.update().where(mine, unknown_companies.c.last_version < version)
+        values = {"changes": unknown_companies.c.changes + count, "last_version": version}
+        if connection.execute(counted.values(values)).rowcount == 0:
+            known = connection.execute(sa.select(unknown_companies.c.company).where(mine)).first()
+            if known is None:
+                first = {"changes": count, "first_version": version, "last_version": version}
+                connection.execute(unknown_companies.insert().values(feed=feed, company=company, **first))
+
+
+def read_unknown(store: ControlStore, feed: str) -> list[Unknown]:
+    """The companies that nobody has registered, those with the most changes first."""
+    table = unknown_companies
+    query = sa.select(table).where(table.c.feed == feed).order_by(table.c.changes.desc(), table.c.company)
+    with store.read() as connection:
+        rows: Iterable[sa.Row[tuple[object, ...]]] = connection.execute(query).all()
+    return [Unknown(row.company, row.changes, row.first_version, row.last_version) for row in rows]

@@ -1,0 +1,104 @@
+"""Opens the control store: a small SQL database, brought to the current schema when it is opened."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from lpm_stream.errors import LpmStreamError
+
+HEAD = "0001"
+_BUSY_SECONDS = 10
+_READS = "lpm_stream_reads"
+
+
+class ControlStore:
+    """The control store's connections: `read()` sees one snapshot, `write()` is one transaction."""
+
+    def __init__(self, url: str) -> None:
+        """Opens the store, creating or migrating it where needed.
+
+        Args:
+            url: a SQLAlchemy URL.
+
+        Raises:
+            LpmStreamError: if it cannot be opened or written.
+        """
+        self._engine = _engine(url)
+        with self.write() as connection:
+            self._migrate(connection)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection that reads one consistent state."""
+        with _explained(self._engine), self._engine.connect() as connection:
+            yield connection.execution_options(**{_READS: True})
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A connection in one transaction, committed at the end."""
+        with _explained(self._engine), self._engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._engine.dispose()
+
+    @staticmethod
+    def _migrate(connection: sa.Connection) -> None:
+        if sa.inspect(connection).has_table("alembic_version"):
+            current = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+            if current == HEAD:
+                return
+        from lpm_stream.control.migrate import upgrade  # noqa: PLC0415 - Alembic only where there is work
+
+        upgrade(connection)
+
+
+def upsert(
+    connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Updates the row of that key or inserts it: one way for every kind of database."""
+    matches = [table.c[name] == value for name, value in key.items()]
+    if connection.execute(table.update().where(*matches).values(values)).rowcount == 0:
+        connection.execute(table.insert().values({**key, **values}))
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(parsed, pool_pre_ping=True)
+    if parsed.database and parsed.database != ":memory:":
+        try:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LpmStreamError(
+                f"control store {parsed.database}: {error.strerror}; choose another --dir"
+            ) from error
+    engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(dbapi_connection: Any, _record: Any) -> None:
+    dbapi_connection.isolation_level = None  # transactions begin in _begin_sqlite
+    dbapi_connection.execute("PRAGMA journal_mode = WAL")
+    dbapi_connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A writer that began by reading could not go on after another's commit; so it takes its place at once.
+    reads = connection.get_execution_options().get(_READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _explained(engine: sa.Engine) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        where = engine.url.render_as_string(hide_password=True)
+        raise LpmStreamError(f"control store {where}: {error.orig}") from error

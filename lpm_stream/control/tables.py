@@ -1,0 +1,125 @@
+"""The control store's tables. A change here needs a migration in `control/migrations/versions`."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from lpm_stream.feed.spec import LONGEST_COMPANY_ID
+
+metadata = sa.MetaData()
+
+_ID = sa.Unicode(LONGEST_COMPANY_ID)
+_NAME = sa.String(63)
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """An instant: stored in UTC without zone, handed out with it."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002
+        """To storage."""
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        """From storage."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+companies = sa.Table(
+    "companies",
+    metadata,
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("database_url", sa.Unicode(2000)),
+    sa.Column("registered_at", UtcDateTime, nullable=False),
+)
+
+cursors = sa.Table(
+    "cursors",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("table_id", sa.String(64), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("newest_version", sa.BigInteger, nullable=False),
+    sa.Column("held_columns", sa.Unicode(4000), nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+)
+
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("sequence_number", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("sequence_number", sa.BigInteger, nullable=False),
+    sa.Column("committed_at", UtcDateTime, nullable=False),
+    sa.Column("applied_at", UtcDateTime, nullable=False),
+)
+
+parked = sa.Table(
+    "parked",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("partition", sa.Integer, nullable=False),
+    sa.Column("sequence_number", sa.BigInteger, nullable=False),
+    sa.Column("committed_at", UtcDateTime, nullable=False),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.Column("reason", sa.Unicode(2000), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_try_at", UtcDateTime, nullable=False),
+)
+
+ledger = sa.Table(
+    "ledger",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("minute", UtcDateTime, primary_key=True),
+    sa.Column("changes", sa.BigInteger, nullable=False),
+    sa.Column("latency", sa.Text, nullable=False),
+)
+
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("feed", _NAME, nullable=False),
+    sa.Column("company", _ID, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("stage", sa.String(10), nullable=False),
+    sa.Column("reason", sa.Unicode(2000), nullable=False),
+    sa.Column("payload", sa.UnicodeText, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Index("ix_quarantine_feed_company", "feed", "company"),
+)
+
+unknown_companies = sa.Table(
+    "unknown_companies",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("changes", sa.BigInteger, nullable=False),
+    sa.Column("first_version", sa.BigInteger, nullable=False),
+    sa.Column("last_version", sa.BigInteger, nullable=False),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("holder", sa.Unicode(200), nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+)

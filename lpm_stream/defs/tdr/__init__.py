@@ -1,0 +1,1 @@
+"""The feed of transaction detail records (TDRs) of emergency calls; nothing else knows what a TDR is."""

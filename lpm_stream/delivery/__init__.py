@@ -1,0 +1,1 @@
+"""Hub to company databases: the watermark, one company's transaction, and the drain over all of them."""

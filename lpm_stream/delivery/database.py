@@ -1,0 +1,80 @@
+"""What every kind of company database can do, and how one is opened from its URL."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import polars as pl
+import sqlalchemy as sa
+
+from lpm_stream.delivery.watermark import Watermark
+from lpm_stream.errors import LpmStreamError
+from lpm_stream.feed.spec import FeedSpec
+
+
+class Transaction(Protocol):
+    """One transaction of a company's database. It holds the right to write until its end."""
+
+    def watermark(self) -> Watermark:
+        """What the database has applied; it cannot change before the transaction ends."""
+        ...
+
+    def merge(self, changes: pl.DataFrame) -> None:
+        """Applies changes under the row guard.
+
+        An upsert lands unless the stored row is of a newer version; a delete removes the row only if that is of
+        an older one.
+
+        Args:
+            changes: contract columns, `_change_type` and `_commit_version`; each key at most once.
+
+        Raises:
+            RowFaultError: if the table refuses a value.
+            TargetFaultError: if the database fails otherwise.
+        """
+        ...
+
+    def store(self, watermark: Watermark) -> None:
+        """Stores the watermark.
+
+        Raises:
+            LeaseLostError: if a worker with a larger fence has written since.
+        """
+        ...
+
+
+class CompanyDatabase(Protocol):
+    """The database of one company, for one feed."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Begins a transaction, committed at the end of the block and rolled back on any error.
+
+        Raises:
+            TargetFaultError: if the database cannot be reached or written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Closes the connection."""
+        ...
+
+
+def open_database(spec: FeedSpec, company: str, url: str) -> CompanyDatabase:
+    """Opens a company's database and makes its tables if it has none.
+
+    Args:
+        spec: the feed.
+        company: the company's id.
+        url: a SQLAlchemy URL.
+
+    Raises:
+        TargetFaultError: if it cannot be reached, or is another company's.
+        LpmStreamError: if it is of a kind that is not supported.
+    """
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        from lpm_stream.delivery.sqlite import SqliteDatabase  # noqa: PLC0415 - each kind loads its own driver
+
+        return SqliteDatabase(spec, company, parsed.database or "")
+    raise LpmStreamError(
+        f"databases of kind {parsed.get_backend_name()!r} are not supported; use sqlite:///PATH"
+    )

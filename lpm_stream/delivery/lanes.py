@@ -1,0 +1,86 @@
+"""Which messages of which company wait, are being applied, or are left to a parked company's own reader."""
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from time import monotonic
+
+from lpm_stream.delivery.apply import Applied
+from lpm_stream.hub.message import Received
+
+# The size of a company's transaction: large enough to be quick in a backlog, small enough to keep memory low
+# and to leave the slot to others soon.
+_BATCH_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one task on a company did.
+
+    Attributes:
+        applied: the transaction, None if there was nothing to apply.
+        through: the sequence number up to which the company is served.
+    """
+
+    applied: Applied | None
+    through: int
+
+
+@dataclass
+class Lane:
+    """One company's messages on their way into its database, in order.
+
+    Attributes:
+        company: its id.
+        partition: the hub partition that holds its messages.
+        waiting: messages not yet given to a task.
+        in_hand: messages that a task is applying.
+        task: that task.
+        started: when it was started (monotonic seconds).
+        recovering: whether the company is parked and the task is its own reader, catching up.
+        joins_at: for such a company, the sequence number behind which its messages are in `waiting`.
+        waiting_bytes: size of what waits.
+    """
+
+    company: str
+    partition: int
+    waiting: deque[Received] = field(default_factory=deque)
+    in_hand: Sequence[Received] = ()
+    task: Future[Outcome] | None = None
+    started: float = 0.0
+    recovering: bool = False
+    joins_at: int = 0
+    waiting_bytes: int = 0
+
+    def put(self, one: Received) -> None:
+        """Adds a message at the end."""
+        self.waiting.append(one)
+        self.waiting_bytes += len(one.message.body)
+
+    def first_undelivered(self) -> Received | None:
+        """The oldest message that is not known to be applied."""
+        if self.in_hand:
+            return self.in_hand[0]
+        return self.waiting[0] if self.waiting else None
+
+    def take(self) -> list[Received]:
+        """Moves a transaction's worth of messages from `waiting` to `in_hand`."""
+        batch: list[Received] = []
+        rows = 0
+        while self.waiting and rows < _BATCH_ROWS:
+            batch.append(self.waiting.popleft())
+            rows += batch[-1].message.rows
+            self.waiting_bytes -= len(batch[-1].message.body)
+        self.in_hand = batch
+        return batch
+
+    def start(self, task: Future[Outcome]) -> None:
+        """Notes the task that serves the company now."""
+        self.task = task
+        self.started = monotonic()
+
+    def finish(self) -> None:
+        """Notes that the task is over."""
+        self.task = None
+        self.in_hand = ()

@@ -1,0 +1,189 @@
+"""SQLite as a company database: rows go from Arrow into a staging table and from there, guarded, into place.
+
+Everything here uses ADBC's SQLite. Python's own `sqlite3` must not open the same file in the same process: two
+copies of the library do not see each other's locks.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_sqlite.dbapi as adbc
+import polars as pl
+from adbc_driver_manager import Error, IntegrityError
+
+from lpm_stream.delivery.tables import SqliteTables
+from lpm_stream.delivery.watermark import Watermark, pending_from_json
+from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
+from lpm_stream.feed.schema import CHANGE_TYPE, DELETE, declared_type
+from lpm_stream.feed.spec import FeedSpec
+
+log = logging.getLogger(__name__)
+
+_BUSY_MILLISECONDS = 2_000
+_PRAGMAS = (
+    f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA temp_store = MEMORY",
+)
+_STAGE = "lpm_stage"
+
+
+class SqliteDatabase:
+    """A company's SQLite file."""
+
+    def __init__(self, spec: FeedSpec, company: str, path: str) -> None:
+        self._spec = spec
+        self._company = company
+        self._path = path
+        self._tables = SqliteTables(spec, company)
+        with _faults(path):
+            self._connection = _connect(path)
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator["SqliteTransaction"]:
+        """One transaction; the write lock is taken at its beginning."""
+        with _faults(self._path), self._connection.cursor() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield SqliteTransaction(self._spec, self._tables, self._path, cursor)
+                cursor.execute("COMMIT")
+            except BaseException:
+                with suppress(
+                    Error
+                ):  # SQLite has rolled back by itself after some errors, a full disk among them
+                    cursor.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    def _prepare(self) -> None:
+        """Makes the tables in a new database; refuses one that is another company's or has lost its table."""
+        with self.transaction() as transaction:
+            tables = transaction.query("SELECT name FROM sqlite_schema WHERE type = 'table'")
+            names = {name for (name,) in tables}
+            if self._tables.watermark_name not in names:
+                transaction.run(self._tables.create_watermarks)
+            owners = transaction.query(self._tables.select_companies)
+            if others := {owner for (owner,) in owners} - {self._company}:
+                raise TargetFaultError(
+                    f"database {self._path} belongs to company {sorted(others)[0]!r}, not {self._company!r}: "
+                    f"correct the database of one of the two"
+                )
+            known = transaction.query(self._tables.select_watermark)
+            if known and self._spec.name not in names:
+                raise TargetFaultError(
+                    f"database {self._path} has lost its table {self._spec.name}: restore it, or remove the "
+                    f"database file to have the company loaded anew"
+                )
+            if not known:
+                for statement in (*self._tables.create, self._tables.insert_watermark):
+                    transaction.run(statement)
+
+
+class SqliteTransaction:
+    """One transaction of a company's SQLite file."""
+
+    def __init__(self, spec: FeedSpec, tables: SqliteTables, path: str, cursor: Any) -> None:
+        self._spec = spec
+        self._tables = tables
+        self._path = path
+        self._cursor = cursor
+
+    def watermark(self) -> Watermark:
+        """What the database has applied."""
+        rows = self.query(self._tables.select_watermark)
+        if not rows:
+            raise TargetFaultError(f"database {self._path} has lost its watermark; restore it")
+        version, sequence_number, fence, changes, pending = rows[0]
+        return Watermark(version, sequence_number, fence, changes, pending_from_json(pending))
+
+    def merge(self, changes: pl.DataFrame) -> None:
+        """Applies changes under the row guard."""
+        deletes = changes[CHANGE_TYPE] == DELETE
+        self._stage_and_run(changes.filter(~deletes).drop(CHANGE_TYPE), self._tables.upsert)
+        self._stage_and_run(changes.filter(deletes).select(self._tables.identity), self._tables.delete)
+
+    def store(self, watermark: Watermark) -> None:
+        """Stores the watermark under the fence."""
+        values = (
+            watermark.version,
+            watermark.sequence_number,
+            watermark.fence,
+            watermark.changes,
+            watermark.pending_json(),
+            watermark.fence,
+        )
+        if not self.query(self._tables.update_watermark, values):
+            raise LeaseLostError(f"another worker with a newer lease writes to {self._path}; this one stops")
+
+    def run(self, statement: str) -> None:
+        """Executes a statement without a result."""
+        self._cursor.execute(statement)
+
+    def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Executes a statement and returns its rows."""
+        self._cursor.execute(statement, values)
+        return list(self._cursor.fetchall())
+
+    def _stage_and_run(self, rows: pl.DataFrame, statement: Any) -> None:
+        if rows.is_empty():
+            return
+        self._take_in_new_columns(rows)
+        with _row_faults():
+            self._cursor.adbc_ingest(_STAGE, rows.to_arrow(), mode="create", temporary=True)
+            self.run(statement(_STAGE, rows.columns))
+        self.run(f"DROP TABLE temp.{_STAGE}")
+
+    def _take_in_new_columns(self, rows: pl.DataFrame) -> None:
+        """Adds columns that the source has gained; the publisher has decided that they are to be delivered."""
+        stored = {name for (name,) in self.query(self._tables.select_columns)}
+        for name in rows.columns:
+            if name not in stored:
+                dtype = declared_type(rows.schema[name])
+                if dtype is None:
+                    raise TargetFaultError(f"column {name} of type {rows.schema[name]} has no SQLite type")
+                self.run(self._tables.add_column(name, dtype))
+                log.info("%s: column %s added to table %s", self._path, name, self._spec.name)
+
+
+def _connect(path: str) -> Any:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    connection = adbc.connect(path, autocommit=True)
+    try:
+        with connection.cursor() as cursor:
+            for pragma in _PRAGMAS:
+                cursor.execute(pragma)
+                cursor.fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _faults(path: str) -> Iterator[None]:
+    """What the database as a whole refuses."""
+    try:
+        yield
+    except (Error, OSError) as error:
+        raise TargetFaultError(f"database {path}: {error}") from error
+
+
+@contextmanager
+def _row_faults() -> Iterator[None]:
+    """What a table refuses because of a value. Messages name columns and constraints, never values."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise RowFaultError(str(error)) from error

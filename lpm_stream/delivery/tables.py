@@ -1,0 +1,132 @@
+"""The SQL of a company's SQLite database, built from the contract."""
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from lpm_stream.feed.schema import COMMIT_VERSION
+from lpm_stream.feed.spec import ColumnType, FeedSpec
+
+# Strict tables: SQLite then refuses what does not fit instead of storing it as something else. Instants are
+# text in UTC, `2026-01-31T23:59:59.123456`, which SQLite's date functions read and which sorts by time.
+_TYPES: Mapping[ColumnType, str] = {
+    "string": "TEXT",
+    "int32": "INTEGER",
+    "int64": "INTEGER",
+    "float64": "REAL",
+    "boolean": "INTEGER",
+    "timestamp": "TEXT",
+    "date": "TEXT",
+}
+_DIALECT = sqlite.dialect()  # type: ignore[no-untyped-call]
+
+
+class SqliteTables:
+    """The statements for one feed and one company."""
+
+    watermark_name = "_lpm_watermark"
+
+    def __init__(self, spec: FeedSpec, company: str) -> None:
+        self._spec = spec
+        self._company = company
+        self._table = quoted(spec.name)
+        self._keys = [quoted(key) for key in spec.primary_key]
+        self.identity = [*spec.primary_key, COMMIT_VERSION]
+
+    @property
+    def create(self) -> list[str]:
+        """Creates the company's table with its constraints, and the index on the event time."""
+        spec = self._spec
+        columns = [
+            f"{quoted(column.name)} {_TYPES[column.type]}{'' if column.nullable else ' NOT NULL'}"
+            for column in spec.columns
+        ]
+        columns += [
+            f"{quoted(COMMIT_VERSION)} INTEGER NOT NULL",
+            f"PRIMARY KEY ({', '.join(self._keys)})",
+            f"CHECK ({quoted(spec.company_column)} = {literal(self._company)})",
+        ]
+        index = quoted(f"ix_{spec.name}_{spec.event_time_column}")
+        return [
+            f"CREATE TABLE {self._table} ({', '.join(columns)}) STRICT",
+            f"CREATE INDEX {index} ON {self._table} ({quoted(spec.event_time_column)})",
+        ]
+
+    def add_column(self, name: str, dtype: ColumnType) -> str:
+        """Adds a nullable column."""
+        return f"ALTER TABLE {self._table} ADD COLUMN {quoted(name)} {_TYPES[dtype]}"
+
+    @property
+    def select_columns(self) -> str:
+        """The names of the table's columns."""
+        return f"SELECT name FROM pragma_table_info({literal(self._spec.name)})"
+
+    def upsert(self, stage: str, columns: Sequence[str]) -> str:
+        """Staged rows into place, unless the stored row is newer."""
+        names = ", ".join(quoted(name) for name in columns)
+        changed = [quoted(name) for name in columns if name not in self._spec.primary_key]
+        version = quoted(COMMIT_VERSION)
+        return (
+            f"INSERT INTO {self._table} ({names}) SELECT {names} FROM temp.{stage} WHERE true "
+            f"ON CONFLICT ({', '.join(self._keys)}) DO UPDATE SET "
+            f"{', '.join(f'{name} = excluded.{name}' for name in changed)} "
+            f"WHERE excluded.{version} >= {self._table}.{version}"
+        )
+
+    def delete(self, stage: str, _columns: Sequence[str]) -> str:
+        """Removes staged keys whose stored row is older. The staged rows drive the join."""
+        same = " AND ".join(f"t.{key} = s.{key}" for key in self._keys)
+        version = quoted(COMMIT_VERSION)
+        return (
+            f"DELETE FROM {self._table} WHERE rowid IN (SELECT t.rowid FROM temp.{stage} AS s "
+            f"CROSS JOIN {self._table} AS t WHERE {same} AND t.{version} < s.{version})"
+        )
+
+    @property
+    def create_watermarks(self) -> str:
+        """Creates the table that says what was applied."""
+        return (
+            f"CREATE TABLE {self.watermark_name} (feed TEXT PRIMARY KEY, company TEXT NOT NULL, "
+            f"version INTEGER NOT NULL, sequence_number INTEGER NOT NULL, fence INTEGER NOT NULL, "
+            f"changes INTEGER NOT NULL, pending TEXT NOT NULL) STRICT"
+        )
+
+    @property
+    def insert_watermark(self) -> str:
+        """The watermark of a database that has applied nothing."""
+        return (
+            f"INSERT INTO {self.watermark_name} "
+            f"VALUES ({literal(self._spec.name)}, {literal(self._company)}, -1, 0, 0, 0, '[]')"
+        )
+
+    @property
+    def select_companies(self) -> str:
+        """Whose database this is."""
+        return f"SELECT DISTINCT company FROM {self.watermark_name}"
+
+    @property
+    def select_watermark(self) -> str:
+        """The feed's watermark."""
+        return (
+            f"SELECT version, sequence_number, fence, changes, pending FROM {self.watermark_name} "
+            f"WHERE feed = {literal(self._spec.name)}"
+        )
+
+    @property
+    def update_watermark(self) -> str:
+        """Stores the watermark unless a larger fence has been here; one UPDATE, so it can be lost by no one."""
+        return (
+            f"UPDATE {self.watermark_name} SET version = ?, sequence_number = ?, fence = ?, changes = ?, "
+            f"pending = ? WHERE feed = {literal(self._spec.name)} AND fence <= ? RETURNING feed"
+        )
+
+
+def quoted(name: str) -> str:
+    """An identifier, quoted."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as SQL literal, for the places where SQLite takes no parameter."""
+    return str(sa.literal(text).compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))

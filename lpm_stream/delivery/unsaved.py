@@ -1,0 +1,48 @@
+"""What a deliver drain has done and not yet written to the control store."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from lpm_stream.control import ledger, parking, progress
+from lpm_stream.control.latency import Latencies
+from lpm_stream.control.parking import Parked
+from lpm_stream.delivery.apply import Applied
+
+
+@dataclass
+class Unsaved:
+    """Results since the last save."""
+
+    delivered: dict[str, progress.Delivered] = field(default_factory=dict)
+    latencies: dict[tuple[str, datetime], Latencies] = field(default_factory=lambda: defaultdict(Latencies))
+    parked: dict[str, Parked | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.delivered or self.latencies or self.parked)
+
+    def add(self, company: str, applied: Applied) -> Latencies:
+        """Notes a transaction; returns the latencies of its changes."""
+        latencies = Latencies()
+        for message in applied.messages:
+            if message.rows:
+                latencies.add((applied.applied_at - message.committed_at).total_seconds(), message.rows)
+        minute = applied.applied_at.replace(second=0, microsecond=0)
+        self.latencies[company, minute].merge(latencies)
+        if applied.messages:
+            self.delivered[company] = progress.Delivered(
+                applied.watermark.version,
+                applied.watermark.sequence_number,
+                max(message.committed_at for message in applied.messages),
+                applied.applied_at,
+            )
+        return latencies
+
+    def save(self, connection: sa.Connection, feed: str) -> None:
+        """Writes everything within the connection's transaction."""
+        ledger.record(connection, feed, self.latencies)
+        progress.write_deliveries(connection, feed, self.delivered)
+        for company, state in self.parked.items():
+            parking.write_parked(connection, feed, company, state)

@@ -1,0 +1,1 @@
+"""The hub: the partitioned, ordered, replayable log between source and companies."""

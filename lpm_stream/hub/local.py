@@ -1,0 +1,191 @@
+"""The embedded hub: a log in one SQLite file a partition.
+
+SQLite brings what such a log needs and is easily got wrong by hand: atomic appends that survive `kill -9`, one
+writer at a time, readers in other processes that never block it, and space reused after retention.
+"""
+
+import json
+import os
+import sqlite3
+import threading
+import time
+import uuid
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lpm_stream.errors import HubError, HubGapError
+from lpm_stream.hub.message import Message, Received
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS messages (
+  sequence_number INTEGER PRIMARY KEY AUTOINCREMENT,
+  enqueued_at REAL NOT NULL,
+  partition_key TEXT NOT NULL,
+  properties TEXT NOT NULL,
+  body BLOB NOT NULL,
+  checksum INTEGER NOT NULL
+) STRICT
+"""
+_INSERT = (
+    "INSERT INTO messages (enqueued_at, partition_key, properties, body, checksum) VALUES (?, ?, ?, ?, ?)"
+)
+_RECEIVE = (
+    "SELECT sequence_number, partition_key, properties, body, checksum FROM messages "
+    "WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
+)
+_BUSY_SECONDS = 10
+_TRIM_EVERY_SECONDS = 60
+_TRIM_AT_MOST = 20_000  # messages a turn: retention never holds up a send for long
+
+
+class LocalHub:
+    """A durable, partitioned log in a directory. Its partitions are fixed when it is created."""
+
+    max_body_bytes = 1_000_000  # as an event of Azure Event Hubs, standard tier
+
+    def __init__(self, directory: Path, partitions: int, retention_hours: float) -> None:
+        self._directory = directory
+        self._retention_seconds = retention_hours * 3600
+        self._trimmed_at = time.monotonic()
+        self._lock = threading.Lock()
+        self._connections: dict[int, sqlite3.Connection] = {}
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._partitions = range(_partition_count(directory / "hub.json", partitions))
+        except (OSError, ValueError, KeyError) as error:
+            raise HubError(
+                f"hub {directory} cannot be opened: {error}; check permissions and free space"
+            ) from error
+
+    def partitions(self) -> Sequence[int]:
+        """The partitions' numbers."""
+        return self._partitions
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Appends messages, each partition's in one transaction on disk."""
+        by_partition: dict[int, list[Message]] = defaultdict(list)
+        for message in messages:
+            by_partition[self._partition_of(message.company)].append(message)
+        for partition, part in by_partition.items():
+            now = time.time()
+            with self._connection(partition) as connection, connection:
+                connection.executemany(_INSERT, [_record(message, now) for message in part])
+        if time.monotonic() - self._trimmed_at > _TRIM_EVERY_SECONDS:
+            self.trim()
+
+    def receive(self, partition: int, after: int, max_messages: int) -> list[Received]:
+        """The messages behind `after`, in order, without waiting."""
+        with self._connection(partition) as connection:
+            records = connection.execute(_RECEIVE, (after, max_messages)).fetchall()
+            first = records[0][0] if records else self._end(connection) + 1
+        if first > after + 1:
+            raise HubGapError(
+                f"hub partition {partition} no longer keeps messages {after + 1} to {first - 1} "
+                f"(retention {self._retention_seconds / 3600:g} h)"
+            )
+        return [_received(partition, record) for record in records]
+
+    def end(self, partition: int) -> int:
+        """The sequence number of the newest message."""
+        with self._connection(partition) as connection:
+            return self._end(connection)
+
+    def trim(self) -> None:
+        """Removes messages older than the retention."""
+        self._trimmed_at = time.monotonic()
+        for partition in self._partitions:
+            with self._connection(partition) as connection, connection:
+                connection.execute(
+                    "DELETE FROM messages WHERE sequence_number IN (SELECT sequence_number FROM messages "
+                    "WHERE enqueued_at < ? ORDER BY sequence_number LIMIT ?)",
+                    (time.time() - self._retention_seconds, _TRIM_AT_MOST),
+                )
+
+    def close(self) -> None:
+        """Closes the files."""
+        with self._lock:
+            for connection in self._connections.values():
+                connection.close()
+            self._connections.clear()
+
+    def _partition_of(self, company: str) -> int:
+        return zlib.crc32(company.encode()) % len(self._partitions)
+
+    @staticmethod
+    def _end(connection: sqlite3.Connection) -> int:
+        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").fetchone()
+        return int(row[0]) if row else 0
+
+    @contextmanager
+    def _connection(self, partition: int) -> Iterator[sqlite3.Connection]:
+        path = self._directory / f"{partition}.db"
+        try:
+            with self._lock:
+                if partition not in self._connections:
+                    self._connections[partition] = _connect(path)
+                yield self._connections[partition]
+        except sqlite3.Error as error:
+            raise HubError(
+                f"hub file {path}: {error}; check free space and permissions, and if the file is damaged, "
+                f"move it away and load its companies anew"
+            ) from error
+
+
+def _partition_count(path: Path, wanted: int) -> int:
+    """The number of partitions written down at creation; the first of several creators decides."""
+    if not path.exists():
+        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        draft.write_text(json.dumps({"partitions": wanted}), encoding="utf-8")
+        with suppress(FileExistsError):
+            os.link(draft, path)  # unlike a rename it never replaces what another creator wrote
+        draft.unlink()
+    return int(json.loads(path.read_text(encoding="utf-8"))["partitions"])
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        with connection:
+            connection.execute(_SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _record(message: Message, now: float) -> tuple[float, str, str, bytes, int]:
+    properties = {
+        "feed": message.feed,
+        "version": message.version,
+        "committed_at": message.committed_at.timestamp(),
+        "chunk": message.chunk,
+        "last": message.last,
+        "attempt": message.attempt,
+        "rows": message.rows,
+        "fingerprint": message.fingerprint,
+        "content_type": message.content_type,
+    }
+    text = json.dumps(properties)
+    return now, message.company, text, message.body, _checksum(message.company, text, message.body)
+
+
+def _checksum(company: str, properties: str, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(f"{company}\0{properties}".encode()))
+
+
+def _received(partition: int, record: tuple[int, str, str, bytes, int]) -> Received:
+    sequence_number, company, text, body, checksum = record
+    if _checksum(company, text, body) != checksum:
+        raise HubError(
+            f"hub partition {partition}: message {sequence_number} is damaged (checksum); "
+            f"load its companies anew from the table"
+        )
+    properties = json.loads(text)
+    properties["committed_at"] = datetime.fromtimestamp(properties["committed_at"], UTC)
+    return Received(Message(company=company, body=body, **properties), partition, sequence_number)

@@ -1,0 +1,87 @@
+"""What travels through a hub, and what every hub can do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Changes of one company from one commit, or one chunk of them.
+
+    Attributes:
+        feed: the feed's name.
+        company: the company's id; messages of one company keep their order.
+        version: the commit version in the source table.
+        committed_at: the commit's time (UTC).
+        chunk: number of this chunk within the company's changes of that version, from 0.
+        last: whether it is the company's last chunk of that version.
+        attempt: names one publishing of that version; chunks of different attempts do not make a whole.
+        rows: number of changes in the body.
+        fingerprint: of the contract that the rows fit.
+        content_type: how the body is encoded.
+        body: the encoded changes.
+    """
+
+    feed: str
+    company: str
+    version: int
+    committed_at: datetime
+    chunk: int
+    last: bool
+    attempt: str
+    rows: int
+    fingerprint: str
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message with its place in the hub."""
+
+    message: Message
+    partition: int
+    sequence_number: int
+
+
+class Hub(Protocol):
+    """A partitioned log. Safe for one writer and many readers, each in a process of its own."""
+
+    max_body_bytes: int
+
+    def partitions(self) -> Sequence[int]:
+        """The partitions' numbers."""
+        ...
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Appends messages; when it returns they are durable.
+
+        Messages of one company keep their order. After an error any of them may have been stored.
+
+        Raises:
+            HubError: if they could not all be stored.
+        """
+        ...
+
+    def receive(self, partition: int, after: int, max_messages: int) -> list[Received]:
+        """The messages behind sequence number `after`, in order, without waiting; [] if there are none yet.
+
+        Raises:
+            HubGapError: if messages behind `after` are no longer kept.
+            HubError: if the partition cannot be read.
+        """
+        ...
+
+    def end(self, partition: int) -> int:
+        """The sequence number of the newest message, 0 if there never was one.
+
+        Raises:
+            HubError: if the partition cannot be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases files and connections."""
+        ...

@@ -1,0 +1,205 @@
+"""The publish drain: source to hub, commit by commit, until caught up or out of time."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lpm_stream.control import leases, progress, quarantine, registry
+from lpm_stream.control.store import ControlStore
+from lpm_stream.errors import SourceError
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.hub.message import Hub, Message
+from lpm_stream.publish.version import VersionReport, messages_of
+from lpm_stream.source.delta import DeltaSource
+
+log = logging.getLogger(__name__)
+
+# How much is sent and acknowledged at once: enough to spread the cost of a durable append over many small
+# commits, little enough that a commit never waits long for its neighbours.
+_SEND_BYTES = 8_000_000
+_SEND_SECONDS = 0.25
+
+
+@dataclass
+class Published:
+    """What a publish drain did.
+
+    Attributes:
+        version: the last version fully published.
+        newest_version: the table's newest version when last looked at.
+        versions: number of commits published.
+        changes: number of changes sent.
+        messages: number of messages sent.
+        bytes: size of their bodies.
+        quarantined: number of rows that went to quarantine.
+        standby: whether another worker holds the lease, so that nothing was done.
+    """
+
+    version: int = -1
+    newest_version: int = -1
+    versions: int = 0
+    changes: int = 0
+    messages: int = 0
+    bytes: int = 0
+    quarantined: int = 0
+    standby: bool = False
+
+
+@dataclass
+class _Outbox:
+    """Messages that wait to be sent, and the commits that are complete once they are."""
+
+    messages: list[Message] = field(default_factory=list)
+    reports: list[VersionReport] = field(default_factory=list)
+    bytes: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def put(self, message: Message) -> None:
+        self.messages.append(message)
+        self.bytes += len(message.body)
+
+    def due(self) -> bool:
+        return self.bytes >= _SEND_BYTES or time.monotonic() - self.since >= _SEND_SECONDS
+
+
+class Publisher:
+    """Publishes one feed's changes under its lease."""
+
+    def __init__(self, spec: FeedSpec, source: DeltaSource, hub: Hub, store: ControlStore) -> None:
+        self._spec = spec
+        self._source = source
+        self._hub = hub
+        self._store = store
+        self._holder = leases.worker_name("publish")
+        self._warned: tuple[str, ...] = ()
+
+    def drain(
+        self, *, poll_seconds: float, go_on: Callable[[], bool], until_caught_up: bool = False
+    ) -> Published:
+        """Publishes new commits as they appear.
+
+        Args:
+            poll_seconds: pause when there is no new commit.
+            go_on: asked before each commit; False ends the drain.
+            until_caught_up: end when there is no new commit.
+
+        Raises:
+            SourceError: if the table cannot be followed any further.
+            HubError: if the hub does not take messages.
+            LeaseLostError: if another worker has taken over.
+        """
+        done = Published()
+        lease = leases.acquire(self._store, f"publish:{self._spec.name}", self._holder)
+        if lease is None:
+            done.standby = True
+            return done
+        try:
+            self._drain(lease, done, poll_seconds, go_on, until_caught_up)
+        finally:
+            leases.release(self._store, lease)
+        return done
+
+    def _drain(
+        self,
+        lease: leases.Lease,
+        done: Published,
+        poll_seconds: float,
+        go_on: Callable[[], bool],
+        until_caught_up: bool,
+    ) -> None:
+        cursor = progress.read_cursor(self._store, self._spec.name)
+        done.version = self._start(cursor)
+        renewed = time.monotonic()
+        while go_on():
+            done.newest_version = self._source.newest_version()
+            self._require_not_behind(done)
+            if done.version < done.newest_version:
+                self._publish_some(lease, done, go_on)
+                renewed = time.monotonic()
+            elif until_caught_up:
+                return
+            else:
+                if time.monotonic() - renewed > leases.TTL.total_seconds() / 3:
+                    leases.renew(self._store, lease)
+                    renewed = time.monotonic()
+                time.sleep(poll_seconds)
+
+    def _start(self, cursor: progress.Cursor | None) -> int:
+        if cursor is None:
+            return -1
+        if cursor.table_id != self._source.table_id:
+            raise SourceError(
+                f"table {self._source.location} is not the one that feed {self._spec.name} was published from "
+                f"(its id changed): it was dropped and created anew; its companies have to be loaded anew"
+            )
+        return cursor.version
+
+    def _require_not_behind(self, done: Published) -> None:
+        if done.newest_version < done.version:
+            raise SourceError(
+                f"table {self._source.location} is at version {done.newest_version}, but version {done.version} "
+                f"was published: it was set back or replaced; its companies have to be loaded anew"
+            )
+
+    def _publish_some(self, lease: leases.Lease, done: Published, go_on: Callable[[], bool]) -> None:
+        """Publishes commits until there is enough to send, and stores the cursor behind them."""
+        outbox = _Outbox()
+        try:
+            while done.version < done.newest_version and not outbox.due() and go_on():
+                self._pack_next(outbox, done)
+        except SourceError:
+            # The commits before the one that cannot be read are complete: they go out first.
+            self._send(outbox, done)
+            self._advance(lease, outbox, done)
+            raise
+        self._send(outbox, done)
+        self._advance(lease, outbox, done)
+
+    def _pack_next(self, outbox: _Outbox, done: Published) -> None:
+        changes = self._source.changes(done.version + 1)
+        for item in messages_of(self._spec, changes, self._registered, self._hub.max_body_bytes):
+            if isinstance(item, VersionReport):
+                outbox.reports.append(item)
+            else:
+                outbox.put(item)
+                if outbox.bytes >= _SEND_BYTES:
+                    self._send(outbox, done)
+        done.version += 1
+
+    def _registered(self) -> frozenset[str]:
+        return frozenset(registry.registered(self._store))
+
+    def _send(self, outbox: _Outbox, done: Published) -> None:
+        self._hub.send(outbox.messages)
+        done.messages += len(outbox.messages)
+        done.changes += sum(message.rows for message in outbox.messages)
+        done.bytes += outbox.bytes
+        outbox.messages, outbox.bytes = [], 0
+
+    def _advance(self, lease: leases.Lease, outbox: _Outbox, done: Published) -> None:
+        if not outbox.reports:
+            return
+        held = outbox.reports[-1].held
+        self._warn_of_held(held)
+        feed = self._spec.name
+        with self._store.write() as connection:
+            leases.check(connection, lease)
+            for report in outbox.reports:
+                progress.count_unknown(connection, feed, report.version, report.unknown)
+                done.quarantined += quarantine.add(connection, feed, report.refused)
+            cursor = progress.Cursor(self._source.table_id, done.version, done.newest_version, held)
+            progress.write_cursor(connection, feed, cursor)
+        done.versions += len(outbox.reports)
+
+    def _warn_of_held(self, held: tuple[str, ...]) -> None:
+        if held and held != self._warned:
+            log.warning(
+                "table %s has columns that the contract of feed %s lacks: %s; they are held back until "
+                "lpm_stream/defs/%s/defs.yaml declares them",
+                self._source.location,
+                self._spec.name,
+                ", ".join(held),
+                self._spec.name,
+            )
+        self._warned = held

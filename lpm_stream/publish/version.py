@@ -1,0 +1,74 @@
+"""Publishes one commit: its changes checked, routed, packed and handed on as messages."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC
+
+import polars as pl
+
+from lpm_stream.control.quarantine import Refused, payload_of
+from lpm_stream.feed.contract import REASON, check
+from lpm_stream.feed.schema import CHANGE_TYPE
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.hub.message import Message
+from lpm_stream.publish.pack import Packer
+from lpm_stream.publish.route import route, travelling
+from lpm_stream.source.delta import Changes
+
+
+@dataclass
+class VersionReport:
+    """What one commit held beside the messages.
+
+    Attributes:
+        version: the commit's version.
+        unknown: changes of companies that nobody has registered.
+        refused: rows that break the contract or that no message can hold.
+        held: source columns that the schema policy holds back.
+    """
+
+    version: int
+    unknown: Counter[str] = field(default_factory=Counter)
+    refused: list[Refused] = field(default_factory=list)
+    held: tuple[str, ...] = ()
+
+
+def messages_of(
+    spec: FeedSpec, changes: Changes, registered: Callable[[], frozenset[str]], max_body_bytes: int
+) -> Iterator[Message | VersionReport]:
+    """The messages of one commit, and at the end its report.
+
+    Args:
+        spec: the feed.
+        changes: the commit.
+        registered: looks up the registered companies. It is called once the commit is known to exist: a company
+            that registers later pins a table version that holds this commit, so skipping it loses nothing.
+        max_body_bytes: the hub's limit.
+    """
+    report = VersionReport(changes.version, held=changes.fit.held)
+    companies = registered()
+    packer: Packer | None = None
+    columns = [*changes.fit.schema, CHANGE_TYPE]
+    for batch in changes.batches:
+        if packer is None:
+            committed_at = batch["_commit_timestamp"][0].replace(tzinfo=UTC)
+            packer = Packer(spec, changes.version, committed_at, max_body_bytes)
+        checked = check(spec, changes.fit, travelling(spec, batch.select(columns)))
+        report.refused += _refused(spec, changes.version, checked.bad)
+        routed = route(spec, checked.good, companies)
+        report.unknown.update(routed.unknown)
+        yield from packer.add(routed.by_company)
+    if packer is not None:
+        yield from packer.finish()
+        for rows in packer.oversized:
+            reason = pl.lit("larger than a message of the hub can be").alias(REASON)
+            report.refused += _refused(spec, changes.version, rows.with_columns(reason))
+    yield report
+
+
+def _refused(spec: FeedSpec, version: int, bad: pl.DataFrame) -> list[Refused]:
+    return [
+        Refused(row[spec.company_column] or "", version, "publish", row.pop(REASON), payload_of(row))
+        for row in bad.iter_rows(named=True)
+    ]

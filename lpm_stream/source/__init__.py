@@ -1,0 +1,1 @@
+"""The source table: its changes, its snapshots, and a simulator that keeps it busy."""
