@@ -87,8 +87,7 @@ def read_deliveries(store: ControlStore, feed: str) -> dict[str, Delivered]:
     with store.read() as connection:
         rows = connection.execute(sa.select(deliveries).where(deliveries.c.feed == feed)).all()
     return {
-        row.company: Delivered(row.version, row.sequence_number, row.committed_at, row.applied_at)
-        for row in rows
+        row.company: Delivered(row.version, row.sequence_number, row.committed_at, row.applied_at) for row in rows
     }
 
 

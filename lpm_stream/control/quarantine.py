@@ -42,9 +42,7 @@ class Refused:
 def add(connection: sa.Connection, feed: str, refused: Sequence[Refused]) -> int:
     """Stores refused rows and returns how many were new."""
     rows = {row.id(feed): row for row in refused}
-    known = set(
-        connection.execute(sa.select(quarantine.c.id).where(quarantine.c.id.in_(list(rows)))).scalars()
-    )
+    known = set(connection.execute(sa.select(quarantine.c.id).where(quarantine.c.id.in_(list(rows)))).scalars())
     new = [
         {
             "id": row_id,
@@ -72,7 +70,7 @@ def counts(store: ControlStore, feed: str) -> dict[str, int]:
         .group_by(quarantine.c.company)
     )
     with store.read() as connection:
-        return {company: count for company, count in connection.execute(query)}
+        return dict(connection.execute(query).all())
 
 
 def payload_of(row: dict[str, object]) -> str:

@@ -30,9 +30,7 @@ def register(store: ControlStore, company: str, database_url: str | None = None)
         if connection.execute(sa.select(companies).where(companies.c.company == company)).first():
             return False
         connection.execute(
-            companies.insert().values(
-                company=company, database_url=database_url, registered_at=datetime.now(UTC)
-            )
+            companies.insert().values(company=company, database_url=database_url, registered_at=datetime.now(UTC))
         )
         connection.execute(unknown_companies.delete().where(unknown_companies.c.company == company))
     return True

@@ -57,9 +57,7 @@ class ControlStore:
         upgrade(connection)
 
 
-def upsert(
-    connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]
-) -> None:
+def upsert(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Updates the row of that key or inserts it: one way for every kind of database."""
     matches = [table.c[name] == value for name, value in key.items()]
     if connection.execute(table.update().where(*matches).values(values)).rowcount == 0:

@@ -1,6 +1,7 @@
 """One company's messages into its database: one transaction, exactly once in effect."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -48,13 +49,25 @@ class WatermarkWentBackError(TargetFaultError):
         self.sequence_number = sequence_number
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Messages of one company to be applied together.
+
+    Attributes:
+        received: the messages, in the hub's order, at least one.
+        fence: of the lease under which they are delivered.
+        applied_before: sequence number that the database is known to have applied.
+    """
+
+    received: Sequence[Received]
+    fence: int
+    applied_before: int
+
+
 def apply(
     spec: FeedSpec,
     database: CompanyDatabase,
-    received: Sequence[Received],
-    *,
-    fence: int,
-    applied_before: int,
+    batch: Batch,
     quarantine: Callable[[Sequence[Refused]], None],
 ) -> Applied:
     """Applies messages of one company in one transaction.
@@ -64,61 +77,49 @@ def apply(
     Args:
         spec: the feed.
         database: the company's.
-        received: the company's messages, in the hub's order.
-        fence: of the caller's lease.
-        applied_before: sequence number that the database is known to have applied.
+        batch: the messages.
         quarantine: stores refused rows durably.
 
     Raises:
-        WatermarkWentBackError: if the database has applied less than `applied_before`.
+        WatermarkWentBackError: if the database has applied less than `batch.applied_before`.
         TargetFaultError: if the database fails.
         LeaseLostError: if a newer worker writes to it.
         HubError: if a message cannot be decoded.
     """
-    refused = _NOTHING
+    rows = _rows(spec, batch.received)
+    refused = rows.clear()
     while True:
         try:
-            return _apply_without(refused, spec, database, received, fence, applied_before)
+            return _apply(spec, database, batch, rows, refused.height)
         except RowFaultError as fault:
-            rows = _net(spec, _without(spec, _rows(spec, received), refused))
-            found = _refused_rows(database, rows)
+            found = _refused_rows(database, _net(spec, rows))
             if not found:
                 raise TargetFaultError(
                     f"the table refuses rows together that it takes one by one: {fault}"
                 ) from fault
             quarantine([_refusal(spec, row, reason) for row, reason in found])
-            refused = pl.concat([row for row, _ in found] + ([refused] if refused.height else []))
-
-
-_NOTHING = pl.DataFrame()
+            refused = pl.concat([refused, *(row for row, _ in found)])
+            rows = rows.join(refused, on=[*spec.primary_key, COMMIT_VERSION, CHANGE_TYPE], how="anti")
 
 
 class _UndoError(Exception):
     """Rolls a trial back."""
 
 
-def _apply_without(
-    refused: pl.DataFrame,
-    spec: FeedSpec,
-    database: CompanyDatabase,
-    received: Sequence[Received],
-    fence: int,
-    applied_before: int,
-) -> Applied:
+def _apply(spec: FeedSpec, database: CompanyDatabase, batch: Batch, rows: pl.DataFrame, refused: int) -> Applied:
     with database.transaction() as transaction:
         before = transaction.watermark()
-        if before.sequence_number < applied_before:
+        if before.sequence_number < batch.applied_before:
             raise WatermarkWentBackError(before.sequence_number)
-        fresh = [one for one in received if not before.covers(one.message)]
+        fresh = [one.message for one in batch.received if not before.covers(one.message)]
         after = before
         if fresh:
-            rows = _rows(spec, fresh)
             if rows.height:
-                transaction.merge(_net(spec, _without(spec, rows, refused)))
-            after = before.after(received, fence)
-            after = replace(after, changes=after.changes - refused.height)
+                transaction.merge(_net(spec, rows.filter(pl.col(COMMIT_VERSION) > before.version)))
+            after = before.after(batch.received, batch.fence)
+            after = replace(after, changes=after.changes - refused)
             transaction.store(after)
-    return Applied(after, tuple(one.message for one in fresh), datetime.now(UTC), refused.height)
+    return Applied(after, tuple(fresh), datetime.now(UTC), refused)
 
 
 def _rows(spec: FeedSpec, received: Sequence[Received]) -> pl.DataFrame:
@@ -131,7 +132,7 @@ def _rows(spec: FeedSpec, received: Sequence[Received]) -> pl.DataFrame:
         for one in received
         if one.message.rows
     ]
-    return pl.concat(frames, how="diagonal") if frames else pl.DataFrame()
+    return pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=[COMMIT_VERSION, CHANGE_TYPE])
 
 
 def _net(spec: FeedSpec, rows: pl.DataFrame) -> pl.DataFrame:
@@ -142,23 +143,17 @@ def _net(spec: FeedSpec, rows: pl.DataFrame) -> pl.DataFrame:
     return rows.sort(order, maintain_order=True).unique(spec.primary_key, keep="last", maintain_order=True)
 
 
-def _without(spec: FeedSpec, rows: pl.DataFrame, refused: pl.DataFrame) -> pl.DataFrame:
-    if refused.is_empty():
-        return rows
-    return rows.join(refused, on=[*spec.primary_key, COMMIT_VERSION, CHANGE_TYPE], how="anti")
-
-
 def _refused_rows(database: CompanyDatabase, rows: pl.DataFrame) -> list[tuple[pl.DataFrame, str]]:
     """The rows that the table does not take, found by halving what fails, each with the reason."""
     try:
-        with database.transaction() as transaction:
+        with suppress(_UndoError), database.transaction() as transaction:
             transaction.merge(rows)
             raise _UndoError
-    except _UndoError:
-        return []
     except RowFaultError as fault:
         if rows.height == 1:
             return [(rows, str(fault))]
+    else:
+        return []
     half = rows.height // 2
     return _refused_rows(database, rows.head(half)) + _refused_rows(database, rows.tail(-half))
 

@@ -75,6 +75,4 @@ def open_database(spec: FeedSpec, company: str, url: str) -> CompanyDatabase:
         from lpm_stream.delivery.sqlite import SqliteDatabase  # noqa: PLC0415 - each kind loads its own driver
 
         return SqliteDatabase(spec, company, parsed.database or "")
-    raise LpmStreamError(
-        f"databases of kind {parsed.get_backend_name()!r} are not supported; use sqlite:///PATH"
-    )
+    raise LpmStreamError(f"databases of kind {parsed.get_backend_name()!r} are not supported; use sqlite:///PATH")

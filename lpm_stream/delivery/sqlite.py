@@ -57,9 +57,7 @@ class SqliteDatabase:
                 yield SqliteTransaction(self._spec, self._tables, self._path, cursor)
                 cursor.execute("COMMIT")
             except BaseException:
-                with suppress(
-                    Error
-                ):  # SQLite has rolled back by itself after some errors, a full disk among them
+                with suppress(Error):  # SQLite has rolled back by itself after some errors, a full disk among them
                     cursor.execute("ROLLBACK")
                 raise
 
@@ -77,7 +75,7 @@ class SqliteDatabase:
             owners = transaction.query(self._tables.select_companies)
             if others := {owner for (owner,) in owners} - {self._company}:
                 raise TargetFaultError(
-                    f"database {self._path} belongs to company {sorted(others)[0]!r}, not {self._company!r}: "
+                    f"database {self._path} belongs to company {min(others)!r}, not {self._company!r}: "
                     f"correct the database of one of the two"
                 )
             known = transaction.query(self._tables.select_watermark)

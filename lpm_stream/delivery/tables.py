@@ -19,7 +19,7 @@ _TYPES: Mapping[ColumnType, str] = {
     "timestamp": "TEXT",
     "date": "TEXT",
 }
-_DIALECT = sqlite.dialect()  # type: ignore[no-untyped-call]
+_DIALECT = sqlite.dialect()
 
 
 class SqliteTables:

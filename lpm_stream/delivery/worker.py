@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lpm_stream.control import quarantine, registry
 from lpm_stream.control.parking import Parked
 from lpm_stream.control.store import ControlStore
-from lpm_stream.delivery.apply import Applied, apply
+from lpm_stream.delivery.apply import Applied, Batch, apply
 from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.lanes import Outcome
 from lpm_stream.delivery.pool import DatabasePool
@@ -65,14 +65,8 @@ class Worker:
 
     def _apply(self, company: str, received: Sequence[Received], applied_before: int) -> Applied:
         with self._pool.borrow(company) as database:
-            return apply(
-                self._spec,
-                database,
-                received,
-                fence=self._fence,
-                applied_before=applied_before,
-                quarantine=self._quarantine,
-            )
+            batch = Batch(received, self._fence, applied_before)
+            return apply(self._spec, database, batch, self._quarantine)
 
     def _open(self, company: str) -> CompanyDatabase:
         return open_database(self._spec, company, self._urls[company])

@@ -25,9 +25,7 @@ class Column(BaseModel):
     @model_validator(mode="after")
     def _length_is_for_strings(self) -> Self:
         if self.max_length is not None and self.type != "string":
-            raise ValueError(
-                f"column {self.name}: max_length is for strings; remove it or make the type string"
-            )
+            raise ValueError(f"column {self.name}: max_length is for strings; remove it or make the type string")
         return self
 
 
@@ -63,9 +61,7 @@ class FeedSpec(BaseModel):
         for field, wanted in self._referenced_columns():
             column = self._find(wanted)
             if column is None:
-                raise ValueError(
-                    f"{field}: {wanted!r} is not among the columns; declare it or correct the name"
-                )
+                raise ValueError(f"{field}: {wanted!r} is not among the columns; declare it or correct the name")
             if column.nullable:
                 raise ValueError(f"{field}: column {wanted} must be declared 'nullable: false'")
         company = self.column(self.company_column)

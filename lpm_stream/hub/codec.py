@@ -25,6 +25,13 @@ _SYNC_BYTES = 16
 _ISAL_LEVEL = 2  # 0 to 3; 3 is slower and on these rows no smaller
 _RAW_DEFLATE = -15  # Avro's deflate has no zlib header
 _NAIVE = pl.Datetime("us")
+_DECODING_ERRORS: tuple[type[Exception], ...] = (
+    pl.exceptions.PolarsError,
+    igzip_lib.IsalError,  # type: ignore[assignment] # its stub declares the class as an instance
+    zlib.error,
+    ValueError,
+    LookupError,
+)
 
 
 def encode(rows: pl.DataFrame, content_type: str) -> bytes:
@@ -62,7 +69,7 @@ def decode(body: bytes, content_type: str, schema: Mapping[str, pl.DataType]) ->
         wire = {name: pl.String() if dtype == INSTANT else dtype for name, dtype in schema.items()}
         rows = pl.read_ndjson(io.BytesIO(body), schema_overrides=wire, infer_schema_length=None)
         return _restored(rows, schema)
-    except (pl.exceptions.PolarsError, igzip_lib.IsalError, zlib.error, ValueError, IndexError) as error:
+    except _DECODING_ERRORS as error:
         raise HubError(f"a message body of {len(body)} bytes is not valid {content_type}: {error}") from error
 
 
@@ -72,9 +79,7 @@ def _restored(rows: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataF
         pl.col(name).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us") for name in text
     )
     rows = rows.with_columns(pl.col(_NAIVE).dt.replace_time_zone("UTC"))
-    return rows.with_columns(
-        pl.col(name).cast(dtype) for name, dtype in schema.items() if name in rows.columns
-    )
+    return rows.with_columns(pl.col(name).cast(dtype) for name, dtype in schema.items() if name in rows.columns)
 
 
 def _deflated(container: bytes) -> bytes:

@@ -30,9 +30,7 @@ CREATE TABLE IF NOT EXISTS messages (
   checksum INTEGER NOT NULL
 ) STRICT
 """
-_INSERT = (
-    "INSERT INTO messages (enqueued_at, partition_key, properties, body, checksum) VALUES (?, ?, ?, ?, ?)"
-)
+_INSERT = "INSERT INTO messages (enqueued_at, partition_key, properties, body, checksum) VALUES (?, ?, ?, ?, ?)"
 _RECEIVE = (
     "SELECT sequence_number, partition_key, properties, body, checksum FROM messages "
     "WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"

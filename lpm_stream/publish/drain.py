@@ -74,9 +74,7 @@ class Publisher:
         self._holder = leases.worker_name("publish")
         self._warned: tuple[str, ...] = ()
 
-    def drain(
-        self, *, poll_seconds: float, go_on: Callable[[], bool], until_caught_up: bool = False
-    ) -> Published:
+    def drain(self, *, poll_seconds: float, go_on: Callable[[], bool], until_caught_up: bool = False) -> Published:
         """Publishes new commits as they appear.
 
         Args:

@@ -37,14 +37,13 @@ class Changes:
 class DeltaSource:
     """A Delta table with Change Data Feed on."""
 
-    def __init__(
-        self, spec: FeedSpec, location: str, storage_options: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, spec: FeedSpec, location: str, storage_options: Mapping[str, str] | None = None) -> None:
         self._spec = spec
         self.location = location
         self._options = dict(storage_options or {})
         self._newest = self._open(None)
-        self._snapshot = self._newest
+        self._window = self._newest
+        self._schema: dict[str, pl.DataType] | None = None  # at the version read last
         self._require_cdf()
         self.table_id = str(self._newest.metadata().id)
 
@@ -86,15 +85,16 @@ class DeltaSource:
             ) from error
 
     def _at(self, version: int) -> DeltaTable:
-        """A snapshot that knows `version` and has the schema of `version`."""
-        if version <= self._snapshot.version() < version + _VERSIONS_AHEAD:
-            return self._snapshot
-        ahead = min(version + _VERSIONS_AHEAD - 1, self._newest.version())
-        snapshot = self._open(ahead)
-        if schema_of(snapshot) != schema_of(self._snapshot):
-            snapshot = self._open(version)
-        self._snapshot = snapshot
-        return snapshot
+        """A snapshot that knows `version`, not many versions more, and has the schema of `version`."""
+        for snapshot in (self._newest, self._window):
+            near = version <= snapshot.version() < version + _VERSIONS_AHEAD
+            if near and schema_of(snapshot) == self._schema:
+                return snapshot
+        self._window = self._open(min(version + _VERSIONS_AHEAD - 1, self._newest.version()))
+        if schema_of(self._window) != self._schema:
+            self._window = self._open(version)
+            self._schema = schema_of(self._window)
+        return self._window
 
     def _open(self, version: int | None) -> DeltaTable:
         try:

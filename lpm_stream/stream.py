@@ -1,0 +1,71 @@
+"""One feed with its parts opened: what every caller of the drains starts from."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lpm_stream.control.store import ControlStore
+from lpm_stream.delivery.drain import Deliverer
+from lpm_stream.errors import LpmStreamError
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.hub.local import LocalHub
+from lpm_stream.hub.message import Hub
+from lpm_stream.publish.drain import Publisher
+from lpm_stream.settings import Settings
+from lpm_stream.source.delta import DeltaSource
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A feed, its settings, its control store and its hub."""
+
+    spec: FeedSpec
+    settings: Settings
+    store: ControlStore
+    hub: Hub
+
+    @property
+    def table(self) -> str:
+        """Path or URL of the source table."""
+        return self.settings.table_location(self.spec.source_table)
+
+    def publisher(self) -> Publisher:
+        """The publish drain.
+
+        Raises:
+            SourceError: if the source table is missing or has no Change Data Feed.
+        """
+        return Publisher(self.spec, DeltaSource(self.spec, self.table), self.hub, self.store)
+
+    def deliverer(self) -> Deliverer:
+        """The deliver drain."""
+        return Deliverer(self.spec, self.hub, self.store, self.settings)
+
+
+@contextmanager
+def open_stream(settings: Settings, spec: FeedSpec) -> Iterator[Stream]:
+    """Opens what a feed's drains need, and closes it afterwards.
+
+    Raises:
+        LpmStreamError: if the control store or the hub cannot be opened.
+    """
+    with ExitStack() as stack:
+        store = ControlStore(settings.control_url)
+        stack.callback(store.close)
+        hub = open_hub(settings)
+        stack.callback(hub.close)
+        yield Stream(spec, settings, store, hub)
+
+
+def open_hub(settings: Settings) -> Hub:
+    """Opens the hub that the settings name.
+
+    Raises:
+        LpmStreamError: if it is of a kind that is not supported.
+        HubError: if it cannot be opened.
+    """
+    kind, _, location = settings.hub_url.partition(":")
+    if kind != "local":
+        raise LpmStreamError(f"LPM_STREAM_HUB_URL {kind}:... is not supported; use local:DIRECTORY")
+    return LocalHub(Path(location), settings.hub_partitions, settings.hub_retention_hours)

@@ -1,0 +1,28 @@
+"""Fixtures that many tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lpm_stream.control.registry import register
+from lpm_stream.settings import Settings
+from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.example import SPEC, create_table
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings with everything below a temporary directory."""
+    monkeypatch.setenv("LPM_STREAM_POLL_SECONDS", "0.01")
+    return Settings.load(tmp_path / "home")
+
+
+@pytest.fixture
+def stream(settings: Settings) -> Iterator[Stream]:
+    """A stream with an empty source table and the companies A and B."""
+    create_table(settings.table_location(SPEC.source_table))
+    with open_stream(settings, SPEC) as opened:
+        register(opened.store, "A")
+        register(opened.store, "B")
+        yield opened
