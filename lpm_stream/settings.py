@@ -17,9 +17,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LPM_STREAM_", frozen=True, extra="forbid")
 
-    home: Path = Field(
-        Path(".lpm_stream"), description="the directory under which the program keeps everything"
-    )
+    home: Path = Field(Path(".lpm_stream"), description="the directory under which the program keeps everything")
     tables_url: str = Field("", description="folder or URL that holds the source tables; default HOME/tables")
     hub_url: str = Field("", description="the hub; default local:HOME/hub")
     hub_partitions: int = Field(4, ge=1, le=32, description="partitions of a local hub when it is created")
@@ -29,9 +27,7 @@ class Settings(BaseSettings):
         "", description="URL of a company's database, with {company}; default a SQLite file in HOME/companies"
     )
     slots: int = Field(4, ge=1, description="company databases written at the same time")
-    poll_seconds: float = Field(
-        0.05, gt=0, description="pause before looking again when there was nothing to do"
-    )
+    poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
     tick_seconds: float = Field(14, gt=0, lt=55, description="how long one Dagster sensor tick drains")
 
     @classmethod

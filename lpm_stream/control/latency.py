@@ -28,6 +28,12 @@ class Latencies:
         self.buckets.update(other.buckets)
         self.longest = max(self.longest, other.longest)
 
+    def since(self, earlier: "Latencies") -> "Latencies":
+        """What was counted after an earlier state of the same counts."""
+        buckets = self.buckets - earlier.buckets
+        longest = max((_SMALLEST * _GROWTH**bucket for bucket in buckets), default=0.0)
+        return Latencies(buckets, min(longest, self.longest))
+
     @property
     def changes(self) -> int:
         """How many changes were counted."""

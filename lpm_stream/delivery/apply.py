@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import groupby
 
 import polars as pl
 
 from lpm_stream.control.quarantine import Refused, payload_of
 from lpm_stream.delivery.database import CompanyDatabase
 from lpm_stream.delivery.watermark import Watermark
-from lpm_stream.errors import RowFaultError, TargetFaultError
+from lpm_stream.errors import HubError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, contract_schema
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.codec import decode
@@ -125,13 +126,15 @@ def _apply(spec: FeedSpec, database: CompanyDatabase, batch: Batch, rows: pl.Dat
 def _rows(spec: FeedSpec, received: Sequence[Received]) -> pl.DataFrame:
     """The messages' changes, each with its commit version."""
     schema = contract_schema(spec)
-    frames = [
-        decode(one.message.body, one.message.content_type, schema).with_columns(
-            pl.lit(one.message.version, pl.Int64).alias(COMMIT_VERSION)
-        )
-        for one in received
-        if one.message.rows
-    ]
+    full = (one.message for one in received if one.message.rows)
+    frames = []
+    for content_type, run in groupby(full, key=lambda message: message.content_type):
+        messages = list(run)
+        rows = decode([message.body for message in messages], content_type, schema)
+        if rows.height != sum(message.rows for message in messages):
+            raise HubError(f"messages of {messages[0].company!r} do not hold the number of rows that they say")
+        versions = [pl.repeat(message.version, message.rows, dtype=pl.Int64, eager=True) for message in messages]
+        frames.append(rows.with_columns(pl.concat(versions).alias(COMMIT_VERSION)))
     return pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=[COMMIT_VERSION, CHANGE_TYPE])
 
 

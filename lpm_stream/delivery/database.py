@@ -28,7 +28,8 @@ class Transaction(Protocol):
             changes: contract columns, `_change_type` and `_commit_version`; each key at most once.
 
         Raises:
-            RowFaultError: if the table refuses a value.
+            RowFaultError: if the table refuses a value; with several rows it may also be the database that
+                fails, which then shows with each row alone.
             TargetFaultError: if the database fails otherwise.
         """
         ...

@@ -62,26 +62,23 @@ class SqliteTables:
         """The names of the table's columns."""
         return f"SELECT name FROM pragma_table_info({literal(self._spec.name)})"
 
-    def upsert(self, stage: str, columns: Sequence[str]) -> str:
-        """Staged rows into place, unless the stored row is newer."""
-        names = ", ".join(quoted(name) for name in columns)
+    def upsert(self, columns: Sequence[str]) -> str:
+        """Puts a row into place, unless the stored row is newer. Parameters: the columns."""
         changed = [quoted(name) for name in columns if name not in self._spec.primary_key]
         version = quoted(COMMIT_VERSION)
         return (
-            f"INSERT INTO {self._table} ({names}) SELECT {names} FROM temp.{stage} WHERE true "
+            f"INSERT INTO {self._table} ({', '.join(quoted(name) for name in columns)}) "
+            f"VALUES ({', '.join('?' * len(columns))}) "
             f"ON CONFLICT ({', '.join(self._keys)}) DO UPDATE SET "
             f"{', '.join(f'{name} = excluded.{name}' for name in changed)} "
             f"WHERE excluded.{version} >= {self._table}.{version}"
         )
 
-    def delete(self, stage: str, _columns: Sequence[str]) -> str:
-        """Removes staged keys whose stored row is older. The staged rows drive the join."""
-        same = " AND ".join(f"t.{key} = s.{key}" for key in self._keys)
-        version = quoted(COMMIT_VERSION)
-        return (
-            f"DELETE FROM {self._table} WHERE rowid IN (SELECT t.rowid FROM temp.{stage} AS s "
-            f"CROSS JOIN {self._table} AS t WHERE {same} AND t.{version} < s.{version})"
-        )
+    @property
+    def delete(self) -> str:
+        """Removes a row that is older. Parameters: `identity`."""
+        same = " AND ".join(f"{key} = ?" for key in self._keys)
+        return f"DELETE FROM {self._table} WHERE {same} AND {quoted(COMMIT_VERSION)} < ?"
 
     @property
     def create_watermarks(self) -> str:

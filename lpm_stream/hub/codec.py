@@ -5,9 +5,12 @@ the codec `deflate`, the only compression every Avro reader must have. Polars wr
 deflate reaches 70,000 rows/s, so blocks are compressed here with ISA-L (over 1,000,000 rows/s).
 """
 
+import hashlib
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import polars as pl
@@ -21,99 +24,125 @@ NDJSON = "application/x-ndjson"
 CONTENT_TYPES: Mapping[Literal["avro", "ndjson"], str] = {"avro": AVRO, "ndjson": NDJSON}
 
 _MAGIC = b"Obj\x01"
-_SYNC_BYTES = 16
+_OUR_SYNC = hashlib.md5(b"lpm_stream", usedforsecurity=False).digest()  # 16 bytes that end every block
 _ISAL_LEVEL = 2  # 0 to 3; 3 is slower and on these rows no smaller
 _RAW_DEFLATE = -15  # Avro's deflate has no zlib header
 _NAIVE = pl.Datetime("us")
-_DECODING_ERRORS: tuple[type[Exception], ...] = (
+_DECODING_ERRORS: tuple[type[BaseException], ...] = (
     pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,  # how polars meets Avro data that end too early
     igzip_lib.IsalError,  # type: ignore[assignment] # its stub declares the class as an instance
     zlib.error,
+    OSError,
     ValueError,
     LookupError,
 )
 
 
-def encode(rows: pl.DataFrame, content_type: str) -> bytes:
-    """Encodes changes.
+def to_wire(rows: pl.DataFrame, content_type: str) -> pl.DataFrame:
+    """Changes in the types of the wire, ready for `encode`, alone or cut into parts.
 
     Args:
         rows: contract columns and `_change_type`; instants are in UTC.
         content_type: `AVRO` or `NDJSON`.
     """
-    naive = rows.with_columns(pl.col(INSTANT).dt.replace_time_zone(None))
+    if content_type == AVRO:  # its timestamp-micros is an instant without a zone
+        return rows.with_columns(pl.col(INSTANT).dt.replace_time_zone(None))
+    return rows.with_columns(pl.col(INSTANT).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"))
+
+
+def encode(rows: pl.DataFrame, content_type: str) -> bytes:
+    """Encodes changes that `to_wire` has prepared."""
     buffer = io.BytesIO()
     if content_type == AVRO:
-        naive.write_avro(buffer, compression="uncompressed", name="change")
+        rows.write_avro(buffer, compression="uncompressed", name="change")
         return _deflated(buffer.getvalue())
-    naive.with_columns(pl.col(_NAIVE).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")).write_ndjson(buffer)
+    rows.write_ndjson(buffer)
     return buffer.getvalue()
 
 
-def decode(body: bytes, content_type: str, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Decodes changes, in the types they were encoded from.
+def decode(bodies: Sequence[bytes], content_type: str, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Decodes changes, in the types they had before `to_wire`.
 
     Args:
-        body: an encoded frame.
-        content_type: how it is encoded.
+        bodies: encoded frames; their rows are returned one behind the other.
+        content_type: how they are encoded.
         schema: the types of the columns that are known; others keep the type that the format gives them.
 
     Raises:
-        HubError: if the body is not what the content type says.
+        HubError: if a body is not what the content type says.
     """
     if content_type not in (AVRO, NDJSON):
         raise HubError(f"a message has content type {content_type!r}; known are {AVRO} and {NDJSON}")
     try:
-        if content_type == AVRO:
-            return _restored(pl.read_avro(io.BytesIO(_inflated(body))), schema)
-        wire = {name: pl.String() if dtype == INSTANT else dtype for name, dtype in schema.items()}
-        rows = pl.read_ndjson(io.BytesIO(body), schema_overrides=wire, infer_schema_length=None)
-        return _restored(rows, schema)
+        frames = _from_avro(bodies) if content_type == AVRO else _from_ndjson(bodies, schema)
+        return _restored(pl.concat(frames, how="diagonal"), schema)
     except _DECODING_ERRORS as error:
-        raise HubError(f"a message body of {len(body)} bytes is not valid {content_type}: {error}") from error
+        raise HubError(f"a message body is not valid {content_type}: {error}") from error
+
+
+def _from_avro(containers: Sequence[bytes]) -> list[pl.DataFrame]:
+    """Frames of all containers; neighbours with the same schema are read at once, which saves most of the time."""
+    frames = []
+    for schema, run in groupby(map(_parsed, containers), key=lambda parsed: parsed.schema):
+        blocks = [
+            (count, isal_zlib.decompress(block, _RAW_DEFLATE)) for parsed in run for count, block in parsed.blocks
+        ]
+        frames.append(pl.read_avro(io.BytesIO(_container(schema, b"null", _OUR_SYNC, blocks))))
+    return frames
+
+
+def _from_ndjson(bodies: Sequence[bytes], schema: Mapping[str, pl.DataType]) -> list[pl.DataFrame]:
+    wire = {name: pl.String() if dtype == INSTANT else dtype for name, dtype in schema.items()}
+    return [pl.read_ndjson(io.BytesIO(body), schema_overrides=wire, infer_schema_length=None) for body in bodies]
 
 
 def _restored(rows: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    text = [name for name, dtype in rows.schema.items() if dtype == pl.String and schema.get(name) == INSTANT]
-    rows = rows.with_columns(
-        pl.col(name).str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us") for name in text
-    )
-    rows = rows.with_columns(pl.col(_NAIVE).dt.replace_time_zone("UTC"))
-    return rows.with_columns(pl.col(name).cast(dtype) for name, dtype in schema.items() if name in rows.columns)
+    return rows.with_columns(_restoring(name, rows.schema[name], schema.get(name)) for name in rows.columns)
+
+
+def _restoring(name: str, found: pl.DataType, wanted: pl.DataType | None) -> pl.Expr:
+    column = pl.col(name)
+    if found == pl.String() and wanted == INSTANT:
+        return column.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us").dt.replace_time_zone("UTC")
+    if found == _NAIVE:
+        return column.dt.replace_time_zone("UTC")
+    return column if wanted is None or found == wanted else column.cast(wanted)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """An Avro object container: its schema, and its blocks as (rows, data)."""
+
+    schema: bytes
+    blocks: list[tuple[int, bytes]]
 
 
 def _deflated(container: bytes) -> bytes:
     """The container with its blocks deflated, one block for all rows."""
-    schema, sync, blocks = _parsed(container)
-    rows = sum(count for count, _ in blocks)
-    data = isal_zlib.compress(b"".join(block for _, block in blocks), _ISAL_LEVEL, _RAW_DEFLATE)
-    return _container(schema, b"deflate", sync, [(rows, data)])
+    parsed = _parsed(container)
+    rows = sum(count for count, _ in parsed.blocks)
+    data = isal_zlib.compress(b"".join(block for _, block in parsed.blocks), _ISAL_LEVEL, _RAW_DEFLATE)
+    return _container(parsed.schema, b"deflate", _OUR_SYNC, [(rows, data)])
 
 
-def _inflated(container: bytes) -> bytes:
-    """The container with its blocks uncompressed."""
-    schema, sync, blocks = _parsed(container)
-    plain = [(count, isal_zlib.decompress(block, _RAW_DEFLATE)) for count, block in blocks]
-    return _container(schema, b"null", sync, plain)
-
-
-def _parsed(container: bytes) -> tuple[bytes, bytes, list[tuple[int, bytes]]]:
-    """Schema, sync marker, and the blocks as (rows, data). See the Avro specification, object container files."""
+def _parsed(container: bytes) -> _Parsed:
+    """See the Avro specification, object container files."""
     if container[:4] != _MAGIC:
         raise ValueError("it does not start like an Avro container")
     meta, at = _metadata(container, len(_MAGIC))
-    sync = container[at : at + _SYNC_BYTES]
-    at += _SYNC_BYTES
+    sync = container[at : at + len(_OUR_SYNC)]
+    at += len(sync)
     blocks = []
     while at < len(container):
         count, at = _long(container, at)
         size, at = _long(container, at)
         end = at + size
-        if container[end : end + _SYNC_BYTES] != sync:
+        if container[end : end + len(sync)] != sync:
             raise ValueError("a block does not end in the sync marker")
         blocks.append((count, container[at:end]))
-        at = end + _SYNC_BYTES
-    return meta[b"avro.schema"], sync, blocks
+        at = end + len(sync)
+    return _Parsed(meta[b"avro.schema"], blocks)
 
 
 def _metadata(container: bytes, at: int) -> tuple[dict[bytes, bytes], int]:
@@ -125,9 +154,9 @@ def _metadata(container: bytes, at: int) -> tuple[dict[bytes, bytes], int]:
         if entries < 0:
             _, at = _long(container, at)
         for _ in range(abs(entries)):
-            size, at = _long(container, at)
+            size, at = _size(container, at)
             key = container[at : at + size]
-            size, at = _long(container, at + size)
+            size, at = _size(container, at + size)
             meta[key] = container[at : at + size]
             at += size
 
@@ -140,6 +169,14 @@ def _container(schema: bytes, codec: bytes, sync: bytes, blocks: list[tuple[int,
     for count, data in blocks:
         parts += (_varint(count), _varint(len(data)), data, sync)
     return b"".join(parts)
+
+
+def _size(data: bytes, at: int) -> tuple[int, int]:
+    """A number of bytes or rows, and where it ends; a negative one would lead back, round and round."""
+    value, at = _long(data, at)
+    if value < 0:
+        raise ValueError("a size is negative")
+    return value, at
 
 
 def _long(data: bytes, at: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ writer at a time, readers in other processes that never block it, and space reus
 """
 
 import json
+import math
 import os
 import sqlite3
 import threading
@@ -15,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 
 from lpm_stream.errors import HubError, HubGapError
@@ -30,6 +32,7 @@ CREATE TABLE IF NOT EXISTS messages (
   checksum INTEGER NOT NULL
 ) STRICT
 """
+_OLDEST = "SELECT sequence_number, enqueued_at FROM messages ORDER BY sequence_number LIMIT ?"
 _INSERT = "INSERT INTO messages (enqueued_at, partition_key, properties, body, checksum) VALUES (?, ?, ?, ?, ?)"
 _RECEIVE = (
     "SELECT sequence_number, partition_key, properties, body, checksum FROM messages "
@@ -48,13 +51,13 @@ class LocalHub:
     def __init__(self, directory: Path, partitions: int, retention_hours: float) -> None:
         self._directory = directory
         self._retention_seconds = retention_hours * 3600
-        self._trimmed_at = time.monotonic()
+        self._trimmed_at = -math.inf  # the first send trims: writers may be short-lived
         self._lock = threading.Lock()
         self._connections: dict[int, sqlite3.Connection] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._partitions = range(_partition_count(directory / "hub.json", partitions))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise HubError(
                 f"hub {directory} cannot be opened: {error}; check permissions and free space"
             ) from error
@@ -76,16 +79,32 @@ class LocalHub:
             self.trim()
 
     def receive(self, partition: int, after: int, max_messages: int) -> list[Received]:
-        """The messages behind `after`, in order, without waiting."""
+        """The messages behind `after`, in order, without waiting; those before a damaged one come without it."""
         with self._connection(partition) as connection:
+            end = self._end(connection)  # before the messages: what is appended in between is not a gap
             records = connection.execute(_RECEIVE, (after, max_messages)).fetchall()
-            first = records[0][0] if records else self._end(connection) + 1
+        self._require_no_gap(partition, after, end, records[0][0] if records else end + 1)
+        received: list[Received] = []
+        for record in records:
+            try:
+                received.append(_received(partition, record))
+            except HubError:
+                if received:
+                    break
+                raise
+        return received
+
+    def _require_no_gap(self, partition: int, after: int, end: int, first: int) -> None:
+        if after > end:
+            raise HubGapError(
+                f"hub partition {partition} ends at message {end}, but message {after} was read from it: its file "
+                f"{self._directory / f'{partition}.db'} was replaced; load its companies anew from the table"
+            )
         if first > after + 1:
             raise HubGapError(
                 f"hub partition {partition} no longer keeps messages {after + 1} to {first - 1} "
                 f"(retention {self._retention_seconds / 3600:g} h)"
             )
-        return [_received(partition, record) for record in records]
 
     def end(self, partition: int) -> int:
         """The sequence number of the newest message."""
@@ -93,15 +112,15 @@ class LocalHub:
             return self._end(connection)
 
     def trim(self) -> None:
-        """Removes messages older than the retention."""
+        """Removes messages older than the retention, from the beginning: never any from between others."""
         self._trimmed_at = time.monotonic()
+        keep_from = time.time() - self._retention_seconds
         for partition in self._partitions:
             with self._connection(partition) as connection, connection:
-                connection.execute(
-                    "DELETE FROM messages WHERE sequence_number IN (SELECT sequence_number FROM messages "
-                    "WHERE enqueued_at < ? ORDER BY sequence_number LIMIT ?)",
-                    (time.time() - self._retention_seconds, _TRIM_AT_MOST),
-                )
+                oldest = connection.execute(_OLDEST, (_TRIM_AT_MOST,))
+                expired = [number for number, _ in takewhile(lambda one: one[1] < keep_from, oldest)]
+                if expired:
+                    connection.execute("DELETE FROM messages WHERE sequence_number <= ?", (expired[-1],))
 
     def close(self) -> None:
         """Closes the files."""
@@ -141,7 +160,10 @@ def _partition_count(path: Path, wanted: int) -> int:
         with suppress(FileExistsError):
             os.link(draft, path)  # unlike a rename it never replaces what another creator wrote
         draft.unlink()
-    return int(json.loads(path.read_text(encoding="utf-8"))["partitions"])
+    count = int(json.loads(path.read_text(encoding="utf-8"))["partitions"])
+    if count < 1:
+        raise ValueError(f"{path} says {count} partitions")
+    return count
 
 
 def _connect(path: Path) -> sqlite3.Connection:

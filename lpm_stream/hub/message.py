@@ -58,7 +58,9 @@ class Hub(Protocol):
     def send(self, messages: Sequence[Message]) -> None:
         """Appends messages; when it returns they are durable.
 
-        Messages of one company keep their order. After an error any of them may have been stored.
+        Messages of one company keep their order. After an error, of each company's messages the first few may
+        have been stored, none behind one that was not: a later version must never overtake an earlier one, or
+        the watermark would cover what was never delivered.
 
         Raises:
             HubError: if they could not all be stored.

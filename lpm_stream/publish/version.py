@@ -11,6 +11,7 @@ from lpm_stream.control.quarantine import Refused, payload_of
 from lpm_stream.feed.contract import REASON, check
 from lpm_stream.feed.schema import CHANGE_TYPE
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.hub.codec import CONTENT_TYPES, to_wire
 from lpm_stream.hub.message import Message
 from lpm_stream.publish.pack import Packer
 from lpm_stream.publish.route import route, travelling
@@ -56,7 +57,7 @@ def messages_of(
             packer = Packer(spec, changes.version, committed_at, max_body_bytes)
         checked = check(spec, changes.fit, travelling(spec, batch.select(columns)))
         report.refused += _refused(spec, changes.version, checked.bad)
-        routed = route(spec, checked.good, companies)
+        routed = route(spec, to_wire(checked.good, CONTENT_TYPES[spec.wire_format]), companies)
         report.unknown.update(routed.unknown)
         yield from packer.add(routed.by_company)
     if packer is not None:

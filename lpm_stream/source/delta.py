@@ -16,6 +16,7 @@ CDF_PROPERTY = "delta.enableChangeDataFeed"
 # Reading one version costs time for every later version that the open snapshot knows (about 30 microseconds
 # each in deltalake 1.6), and opening a snapshot costs 5 ms or more: so open one this far ahead.
 _VERSIONS_AHEAD = 64
+_FRAME_ROWS = 30_000
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Changes:
     Attributes:
         version: the commit's version.
         fit: how the table's schema at that version fits the contract.
-        batches: frames of at most a few thousand rows: the table's columns, `_change_type` (insert,
+        batches: frames of some ten thousand rows: the table's columns, `_change_type` (insert,
             update_preimage, update_postimage, delete), `_commit_version` and `_commit_timestamp` (UTC).
     """
 
@@ -75,14 +76,21 @@ class DeltaSource:
         return Changes(version, fit(self._spec, schema_of(snapshot)), self._read(snapshot, version))
 
     def _read(self, snapshot: DeltaTable, version: int) -> Iterator[pl.DataFrame]:
+        """Frames of some `_FRAME_ROWS`; the reader's own batches are smaller than is efficient."""
+        frames: list[pl.DataFrame] = []
         try:
             for batch in snapshot.load_cdf(starting_version=version, ending_version=version):
-                yield pl.DataFrame(batch)
+                frames.append(pl.DataFrame(batch))
+                if sum(frame.height for frame in frames) >= _FRAME_ROWS:
+                    yield pl.concat(frames)
+                    frames = []
         except DeltaError as error:
             raise SourceError(
                 f"version {version} of table {self.location} can no longer be read ({_first_line(error)}): if "
                 f"VACUUM or log clean-up removed it, the companies have to be loaded anew from the table"
             ) from error
+        if frames:
+            yield pl.concat(frames)
 
     def _at(self, version: int) -> DeltaTable:
         """A snapshot that knows `version`, not many versions more, and has the schema of `version`."""

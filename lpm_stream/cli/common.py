@@ -1,0 +1,86 @@
+"""What the commands share: their common options, opening a stream, and printing."""
+
+import dataclasses
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lpm_stream.errors import LpmStreamError
+from lpm_stream.feed.load import load_feeds
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.settings import Settings
+from lpm_stream.stream import Stream, open_stream
+
+Home = Annotated[
+    Path | None,
+    typer.Option("--dir", envvar="LPM_STREAM_HOME", show_default=".lpm_stream", help="Where everything is kept."),
+]
+Feed = Annotated[str | None, typer.Option("--feed", help="The feed; needed only if there are several.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON to this file; - for stdout.")]
+
+console = Console()
+err = Console(stderr=True)
+
+
+def the_feed(name: str | None) -> FeedSpec:
+    """The feed of that name, or the only one.
+
+    Raises:
+        LpmStreamError: if there is no such feed, or several and no name.
+    """
+    feeds = load_feeds()
+    if name is None and len(feeds) == 1:
+        return next(iter(feeds.values()))
+    if name not in feeds:
+        raise LpmStreamError(
+            f"feed {name or '(none given)'}: choose one of {', '.join(sorted(feeds))} with --feed"
+        )
+    return feeds[name]
+
+
+@contextmanager
+def opened(home: Path | None, feed: str | None) -> Iterator[Stream]:
+    """The stream that a command works on."""
+    with open_stream(Settings.load(home), the_feed(feed)) as stream:
+        yield stream
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set, so that work in hand can be finished."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Writes a result; dataclasses become objects, instants ISO 8601.
+
+    Raises:
+        LpmStreamError: if the file cannot be written.
+    """
+    text = json.dumps(content, default=_plain, ensure_ascii=False, indent=2)
+    if str(target) == "-":
+        sys.stdout.write(f"{text}\n")
+        return
+    try:
+        target.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise LpmStreamError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)

@@ -1,0 +1,41 @@
+"""companies: who is served."""
+
+from typing import Annotated
+
+import typer
+
+from lpm_stream.cli.common import Feed, Home, console, err, opened
+from lpm_stream.control import progress, registry
+
+app = typer.Typer(help="The companies that are served.", no_args_is_help=True)
+
+
+@app.command()
+def add(
+    company: Annotated[str, typer.Argument(help="The company's id: its value in the feed's company column.")],
+    database: Annotated[
+        str | None, typer.Option(help="URL of its database; by default from LPM_STREAM_DATABASE_TEMPLATE.")
+    ] = None,
+    home: Home = None,
+    feed: Feed = None,
+) -> None:
+    """Register a company: its changes are published and delivered from now on."""
+    with opened(home, feed) as stream:
+        cursor = progress.read_cursor(stream.store, stream.spec.name)
+        if not registry.register(stream.store, company, database):
+            err.print(f"company {company!r} is registered already", highlight=False)
+            raise typer.Exit(1)
+    console.print(f"company {company!r} is registered", highlight=False)
+    if cursor is not None:
+        err.print(
+            f"its changes up to version {cursor.version} are published already and are not delivered to it",
+            highlight=False,
+        )
+
+
+@app.command("list")
+def list_(home: Home = None, feed: Feed = None) -> None:
+    """List the registered companies."""
+    with opened(home, feed) as stream:
+        for company in registry.registered(stream.store):
+            console.print(company, highlight=False, markup=False)

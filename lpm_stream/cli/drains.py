@@ -1,0 +1,65 @@
+"""publish, deliver, relay: the drains from the command line."""
+
+import typer
+
+from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, stop_on_signals, write_json
+from lpm_stream.publish.drain import Published
+
+
+def publish(home: Home = None, feed: Feed = None, json_file: Json = None) -> None:
+    """Publish new commits of the source table to the hub, until caught up."""
+    stop = stop_on_signals()
+    with opened(home, feed) as stream:
+        done = stream.publisher().drain(
+            poll_seconds=stream.settings.poll_seconds, go_on=lambda: not stop.is_set(), until_caught_up=True
+        )
+    if json_file:
+        write_json(json_file, done)
+    _exit_on_standby(done.standby)
+    console.print(_published_line(done))
+
+
+def deliver(home: Home = None, feed: Feed = None, json_file: Json = None) -> None:
+    """Deliver the hub's messages to the company databases, until caught up."""
+    stop = stop_on_signals()
+    with opened(home, feed) as stream:
+        done = stream.deliverer().drain(go_on=lambda: not stop.is_set(), until_caught_up=True)
+    if json_file:
+        companies = {
+            company: {"changes": latencies.changes, "latency_s": latencies.summary()}
+            for company, latencies in done.companies.items()
+        }
+        write_json(json_file, {"companies": companies, "refused": done.refused, "problems": done.problems})
+    _exit_on_standby(done.standby)
+    console.print(f"delivered {done.changes:,} changes to {len(done.companies):,} companies")
+    if done.refused:
+        console.print(f"{done.refused:,} rows were refused by their databases and are in quarantine")
+    if done.problems:
+        raise typer.Exit(1)
+
+
+def relay(home: Home = None, feed: Feed = None) -> None:
+    """Publish and deliver until stopped: the lowest latency, without Dagster."""
+    from lpm_stream.relay import relay as run  # noqa: PLC0415 - beside the command of the same name
+
+    stop = stop_on_signals()
+    with opened(home, feed) as stream:
+        err.print(f"relaying feed {stream.spec.name} from {stream.table}; Ctrl-C stops", highlight=False)
+        run(stream, stop)
+
+
+def _published_line(done: Published) -> str:
+    if not done.versions:
+        return f"nothing to publish: the cursor is at version {done.version}, the table's newest"
+    rate = f", {done.bytes / done.changes:.0f} bytes a change" if done.changes else ""
+    bad = f"; {done.quarantined:,} rows break the contract and are in quarantine" if done.quarantined else ""
+    return (
+        f"published {done.versions:,} versions up to {done.version}: {done.changes:,} changes in "
+        f"{done.messages:,} messages{rate}{bad}"
+    )
+
+
+def _exit_on_standby(standby: bool) -> None:
+    if standby:
+        err.print("another worker is at it; nothing was done (lpm-stream status shows who)")
+        raise typer.Exit(3)

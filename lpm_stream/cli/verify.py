@@ -1,0 +1,1 @@
+"""verify: an audit of the company databases against the source table."""

@@ -1,0 +1,135 @@
+"""Dagster's webserver and daemon as the demo's children."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lpm_stream.errors import LpmStreamError
+from lpm_stream.settings import Settings
+
+_PROJECT = Path(__file__).parents[2]
+_STOP_SECONDS = 15
+_TICKS = """
+query Ticks($location: String!) {
+  sensorsOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: $location}) {
+    ... on Sensors { results { sensorState { ticks(limit: 10000) { status } } } }
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Dagster:
+    """A running webserver and daemon."""
+
+    url: str
+    logs: Path
+    processes: dict[str, subprocess.Popen[bytes]]
+
+    def require_alive(self) -> None:
+        """Checks that both processes run.
+
+        Raises:
+            LpmStreamError: naming the one that does not, and its log.
+        """
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                log = self.logs / f"{name}.log"
+                raise LpmStreamError(f"{name} ended with exit code {process.returncode}; see {log}")
+
+    def ticks(self) -> int:
+        """The number of sensor ticks that have ended well."""
+        variables = {"location": "lpm_stream"}
+        request = urllib.request.Request(  # noqa: S310 - our own webserver
+            f"{self.url}/graphql",
+            json.dumps({"query": _TICKS, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            sensors = json.load(answer)["data"]["sensorsOrError"]["results"]
+        states = [tick["status"] for sensor in sensors for tick in sensor["sensorState"]["ticks"]]
+        return sum(state in {"SUCCESS", "SKIPPED"} for state in states)
+
+
+@contextmanager
+def running_dagster(settings: Settings, port: int) -> Iterator[Dagster]:
+    """Starts Dagster on the settings' home directory and stops it at the end.
+
+    Args:
+        settings: everything is kept below their home.
+        port: of the webserver, on localhost.
+
+    Raises:
+        LpmStreamError: if the port is taken or the project's files are not there.
+    """
+    _require_free(port)
+    home, logs = settings.home / "dagster", settings.home / "logs"
+    for folder in (home, logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not (_PROJECT / "dagster.yaml").exists():
+        raise LpmStreamError("the demo needs dagster.yaml and workspace.yaml of the project: run it from a clone")
+    shutil.copy(_PROJECT / "dagster.yaml", home)
+    workspace = str(_PROJECT / "workspace.yaml")
+    commands = {
+        "webserver": ["dagster-webserver", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)],
+        "daemon": ["dagster-daemon", "run", "-w", workspace],
+    }
+    environment = os.environ | {"DAGSTER_HOME": str(home), "LPM_STREAM_HOME": str(settings.home)}
+    dagster = Dagster(f"http://localhost:{port}", logs, {})
+    try:
+        for name, command in commands.items():
+            dagster.processes[name] = _start(command, environment, logs / f"{name}.log")
+        yield dagster
+    finally:
+        _stop(list(dagster.processes.values()))
+
+
+def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    program = Path(sys.executable).with_name(command[0])
+    with log.open("ab") as output:
+        # A session of its own, so that Ctrl-C reaches the demo alone, which then stops everything in order.
+        return subprocess.Popen(  # noqa: S603 - our own command line
+            [program, *command[1:]],
+            env=environment,
+            cwd=_PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ends processes and all that they have started."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # all of the group has ended
+        os.killpg(process.pid, number)
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise LpmStreamError(f"port {port} is taken ({error.strerror}); choose another with --port") from error

@@ -1,0 +1,163 @@
+"""How a stream is doing, from what the control store and the hub know."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from lpm_stream.control import leases, ledger, parking, progress, quarantine, registry
+from lpm_stream.control.latency import Latencies
+from lpm_stream.control.parking import Parked
+from lpm_stream.errors import HubError
+from lpm_stream.stream import Stream
+
+_WINDOW = timedelta(minutes=5)
+
+State = Literal["streaming", "idle", "waiting", "parked"]
+
+
+@dataclass(frozen=True)
+class CompanyStatus:
+    """One company.
+
+    Attributes:
+        company: its id.
+        state: streaming (delivered within the last minutes), idle (nothing to deliver), waiting (registered, and
+            nothing delivered yet), parked.
+        changes: number of changes delivered, ever.
+        lag_seconds: age of its oldest change that is not delivered; 0 if there is none.
+        p50: seconds from commit to applied, over the last minutes; None without traffic.
+        p99: likewise.
+        version: its watermark, -1 if nothing was delivered yet.
+        quarantined: number of its rows in quarantine.
+        parked: why and since when, if it is.
+    """
+
+    company: str
+    state: State
+    changes: int
+    lag_seconds: float
+    p50: float | None
+    p99: float | None
+    version: int
+    quarantined: int
+    parked: Parked | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """One feed.
+
+    Attributes:
+        feed: its name.
+        at: when this was seen.
+        published_version: the cursor, -1 before the first publish.
+        newest_version: the table's newest version when a publisher last looked.
+        held_columns: source columns that the schema policy holds back.
+        publisher: who publishes now, None if nobody does.
+        deliverer: who delivers now, None if nobody does.
+        hub_messages: messages in the hub that no company has got yet, parked ones left out.
+        problems: what keeps the hub from being read, one line each.
+        companies: all registered ones, sorted.
+        unknown: companies in the stream that nobody has registered.
+    """
+
+    feed: str
+    at: datetime
+    published_version: int
+    newest_version: int
+    held_columns: tuple[str, ...]
+    publisher: str | None
+    deliverer: str | None
+    hub_messages: int
+    problems: tuple[str, ...]
+    companies: tuple[CompanyStatus, ...]
+    unknown: tuple[progress.Unknown, ...]
+
+
+@dataclass(frozen=True)
+class _Backlog:
+    """What waits in the hub: messages, and since when the oldest in any partition."""
+
+    messages: int
+    oldest: datetime | None
+    problems: tuple[str, ...]
+
+
+def read_status(stream: Stream) -> Status:
+    """Looks at the stream once.
+
+    Raises:
+        LpmStreamError: if the control store cannot be read.
+    """
+    feed, now = stream.spec.name, datetime.now(UTC)
+    holders = leases.holders(stream.store)
+    cursor = progress.read_cursor(stream.store, feed)
+    backlog = _backlog(stream)
+    return Status(
+        feed=feed,
+        at=now,
+        published_version=cursor.version if cursor else -1,
+        newest_version=cursor.newest_version if cursor else -1,
+        held_columns=cursor.held_columns if cursor else (),
+        publisher=holders.get(f"publish:{feed}"),
+        deliverer=holders.get(f"deliver:{feed}"),
+        hub_messages=backlog.messages,
+        problems=backlog.problems,
+        companies=_companies(stream, now, backlog.oldest),
+        unknown=tuple(progress.read_unknown(stream.store, feed)),
+    )
+
+
+def _companies(stream: Stream, now: datetime, oldest_waiting: datetime | None) -> tuple[CompanyStatus, ...]:
+    feed = stream.spec.name
+    parked = parking.read_parked(stream.store, feed)
+    delivered = progress.read_deliveries(stream.store, feed)
+    ever = ledger.read(stream.store, feed)
+    lately = ledger.read(stream.store, feed, now - _WINDOW)
+    quarantined = quarantine.counts(stream.store, feed)
+    statuses = []
+    for company in registry.registered(stream.store):
+        recent = lately.get(company, Latencies())
+        newest = delivered.get(company)
+        state = _state(company in parked, newest, now)
+        waiting_since = parked[company].committed_at if company in parked else oldest_waiting
+        statuses.append(
+            CompanyStatus(
+                company=company,
+                state=state,
+                changes=ever.get(company, Latencies()).changes,
+                lag_seconds=max(0.0, (now - waiting_since).total_seconds()) if waiting_since else 0.0,
+                p50=recent.quantile(0.5),
+                p99=recent.quantile(0.99),
+                version=newest.version if newest else -1,
+                quarantined=quarantined.get(company, 0),
+                parked=parked.get(company),
+            )
+        )
+    return tuple(statuses)
+
+
+def _state(is_parked: bool, newest: progress.Delivered | None, now: datetime) -> State:
+    if is_parked:
+        return "parked"
+    if newest is None:
+        return "waiting"
+    return "streaming" if now - newest.applied_at < _WINDOW else "idle"
+
+
+def _backlog(stream: Stream) -> _Backlog:
+    """What waits behind the checkpoints; they are saved twice a second, so a moment's work may show."""
+    through = progress.read_checkpoints(stream.store, stream.spec.name)
+    messages, oldest, problems = 0, None, []
+    for partition in stream.hub.partitions():
+        after = through.get(partition, 0)
+        try:
+            waiting = stream.hub.end(partition) - after
+            first = stream.hub.receive(partition, after, 1) if waiting > 0 else []
+        except HubError as error:
+            problems.append(str(error))
+            continue
+        messages += max(waiting, 0)
+        times = [one.message.committed_at for one in first] + ([oldest] if oldest else [])
+        oldest = min(times, default=None)
+    return _Backlog(messages, oldest, tuple(problems))
