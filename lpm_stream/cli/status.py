@@ -4,6 +4,7 @@ import time
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -37,7 +38,7 @@ def status(
 
 def rendered(now: Status) -> RenderableType:
     """A status for the terminal."""
-    table = Table(title=f"feed {now.feed}", title_justify="left", caption_justify="left")
+    table = Table(title=f"feed {now.feed}", title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.add_column("company", overflow="fold")
     for heading in ("delivered", "lag now", "p50", "p99", "version"):
         table.add_column(heading, justify="right")

@@ -34,11 +34,17 @@ def worker_name(role: str) -> str:
 
 
 def acquire(store: ControlStore, name: str, holder: str) -> Lease | None:
-    """Takes the lease, or returns None while another holder's has not expired."""
+    """Takes the lease, or returns None while another holder that may be alive has it.
+
+    Args:
+        store: the control store.
+        name: what the lease is for.
+        holder: who asks, as `worker_name` names it.
+    """
     now = datetime.now(UTC)
     with store.write() as connection:
         row = connection.execute(sa.select(leases).where(leases.c.name == name)).one_or_none()
-        if row is not None and row.holder != holder and row.expires_at > now:
+        if row is not None and row.holder != holder and row.expires_at > now and not _has_died(row.holder):
             return None
         # Milliseconds keep the fence growing even if the store is restored from an older copy.
         fence = max(int(now.timestamp() * 1000), row.fence + 1 if row else 0)
@@ -83,4 +89,21 @@ def holders(store: ControlStore) -> dict[str, str]:
     """Who holds which lease now: name to holder."""
     with store.read() as connection:
         rows = connection.execute(sa.select(leases).where(leases.c.expires_at > datetime.now(UTC)))
-        return {row.name: row.holder for row in rows}
+        return {row.name: row.holder for row in rows if not _has_died(row.holder)}
+
+
+def _has_died(holder: str) -> bool:
+    """Whether a holder is known to have ended without giving its lease back: a process of this host that is gone.
+
+    So work goes on at once after a crash. Should the answer be wrong (hosts that share a name), the fence holds.
+    """
+    where, pid, _thread = holder.rsplit(":", 2)
+    if where.rpartition("@")[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # it lives, under another user
+    return False

@@ -110,7 +110,8 @@ def _wait(stream: Stream, demo: Demo, dagster: Dagster, stage: _Stage) -> None:
             return
         if time.monotonic() > deadline:
             raise LpmStreamError(
-                f"{stage.name}: not done within {stage.seconds:.0f} s; see the logs in {dagster.logs} and lpm-stream status"
+                f"{stage.name}: not done within {stage.seconds:.0f} s; "
+                f"see lpm-stream status and the logs in {dagster.logs}"
             )
         demo.show(stage.name, status, dagster.url)
         demo.stop.wait(0.3)
@@ -133,7 +134,7 @@ def _caught_up(table: str) -> Callable[[Status], bool]:
 def _result(
     stream: Stream, simulator: Simulator, before: Mapping[str, Latencies], ticks: int, seconds: float
 ) -> Result:
-    from lpm_stream.audit.compare import audit  # noqa: PLC0415 - DuckDB and pandas only for this
+    from lpm_stream.audit.run import audit  # noqa: PLC0415 - DuckDB and pandas only for this
 
     after = ledger.read(stream.store, stream.spec.name)
     received = {company: latencies.since(before.get(company, Latencies())) for company, latencies in after.items()}

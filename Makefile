@@ -1,0 +1,44 @@
+# What people and CI call. `make help` lists it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help install demo test check format bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## Install everything into .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	@touch $@
+
+demo: install ## Run the main job on this machine, live, with simulated traffic
+	$(BIN)/lpm-stream demo
+
+test: install ## Run the tests
+	$(BIN)/python -m pytest -n auto
+
+check: install ## Everything that must hold before a change lands: format, lint, types, definitions, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/dg check yaml
+	$(BIN)/dg check defs
+	$(BIN)/python -m pytest -n auto
+
+format: install ## Format the code and apply safe lint fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## Measure throughput, latency and bytes, and write build/bench.json
+	$(BIN)/python -m bench
+
+clean: ## Remove what was installed and kept
+	rm -rf .venv .lpm_stream build
