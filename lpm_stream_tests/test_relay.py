@@ -1,0 +1,116 @@
+"""The relay as a process: killed again and again, doubled, stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+KILLS = 30
+
+
+def command(home: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "lpm_stream", *arguments, "--dir", str(home)]
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(home, *arguments), capture_output=True, text=True, timeout=120, check=False, env=environment()
+    )
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONWARNINGS": "error", "COLUMNS": "200"}
+
+
+@contextmanager
+def running(home: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in the background, killed at the end if it still runs."""
+    process = subprocess.Popen(
+        command(home, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until_relaying(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("relaying"), line + process.stderr.read()
+
+
+def verified(home: Path) -> dict[str, object]:
+    done = run(home, "verify", "--json", "-")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, object] = json.loads(done.stdout)
+    return report
+
+
+@pytest.mark.timeout(280)
+def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path):
+    moments = random.Random(20260101)
+    with running(tmp_path, "simulate", "--rate", "2000", "--companies", "6") as traffic:
+        wait_for_table(tmp_path)
+        for _ in range(KILLS):
+            with running(tmp_path, "relay") as relay:
+                wait_until_relaying(relay)
+                time.sleep(moments.uniform(0, 1))
+                relay.send_signal(signal.SIGKILL)
+        traffic.send_signal(signal.SIGINT)
+        assert traffic.wait(20) == 0
+    for drain in ("publish", "deliver"):
+        done = run(tmp_path, drain)
+        assert done.returncode == 0, done.stderr
+    report = verified(tmp_path)
+    companies = report["companies"]
+    assert isinstance(companies, list)
+    assert len(companies) == 6
+    assert all(one["counts"]["rows_in_database"] > 100 for one in companies)
+
+
+def wait_for_table(home: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not list(home.glob("tables/*/_delta_log/*.json")):
+        assert time.monotonic() < deadline, "the simulator has made no table"
+        time.sleep(0.1)
+
+
+def test_it_ends_at_once_and_in_order_when_it_is_told_to(tmp_path):
+    with running(tmp_path, "simulate", "--rate", "2000", "--for", "3"), running(tmp_path, "relay") as relay:
+        wait_until_relaying(relay)
+        time.sleep(2)
+        relay.send_signal(signal.SIGTERM)
+        assert relay.wait(5) == 0
+    status = json.loads(run(tmp_path, "status", "--json", "-").stdout)
+    assert (status["publisher"], status["deliverer"]) == (None, None)
+
+
+def test_a_second_relay_stands_by_and_takes_over(tmp_path):
+    with running(tmp_path, "simulate", "--rate", "500", "--for", "6") as traffic:
+        wait_for_table(tmp_path)
+        with running(tmp_path, "relay") as first, running(tmp_path, "relay") as second:
+            wait_until_relaying(first)
+            wait_until_relaying(second)
+            assert second.stderr is not None
+            time.sleep(1)
+            holder = json.loads(run(tmp_path, "status", "--json", "-").stdout)["deliverer"]
+            active, idle = (first, second) if f":{first.pid}:" in holder else (second, first)
+            active.kill()
+            assert traffic.wait(30) == 0
+            deadline = time.monotonic() + 30
+            while run(tmp_path, "verify").returncode != 0:
+                assert time.monotonic() < deadline, "the second relay has not taken over"
+            assert idle.poll() is None
+            idle.send_signal(signal.SIGTERM)
+            assert idle.wait(5) == 0
+    verified(tmp_path)
