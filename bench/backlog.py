@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from bench.commands import peak_memory_bytes, relaying
 from bench.measure import Measure
-from lpm_stream.control import registry
+from lpm_stream.control import ledger, progress, registry
 from lpm_stream.delivery.tables import SqliteTables, quoted
 from lpm_stream.feed.load import load_feeds
 from lpm_stream.feed.schema import COMMIT_VERSION, contract_schema
@@ -19,8 +19,7 @@ from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub
 from lpm_stream.settings import Settings
 from lpm_stream.source.simulate import Simulator
-from lpm_stream.status import read_status
-from lpm_stream.stream import open_stream
+from lpm_stream.stream import Stream, open_stream
 
 CHANGES, CHANGES_PER_COMMIT, COMPANIES = 1_000_000, 10_000, 50
 BATCH_ROWS = 10_000
@@ -41,11 +40,11 @@ def measure(home: Path) -> list[Measure]:
         newest = DeltaTable(table).version()
         with relaying(home) as relay:
             begun = time.perf_counter()
-            while (status := read_status(stream)).published_version < newest or status.hub_messages:
+            while not _caught_up(stream, newest):
                 time.sleep(0.1)
             seconds = time.perf_counter() - begun
             memory = peak_memory_bytes(relay)
-        delivered = sum(company.changes for company in status.companies)
+        delivered = sum(one.changes for one in ledger.read(stream.store, spec.name).values())
         size = _hub_bytes(stream.hub)
     rate = delivered / seconds
     raw = _raw_rate(spec, table, home / "raw", settings.slots)
@@ -59,6 +58,14 @@ def measure(home: Path) -> list[Measure]:
         Measure("hub: bytes a change", per_row, "bytes"),
         Measure("hub: changes/s for a throughput unit", UNIT_BYTES / per_row, "changes/s", 8_000, "above"),
     ]
+
+
+def _caught_up(stream: Stream, newest: int) -> bool:
+    cursor = progress.read_cursor(stream.store, stream.spec.name)
+    if cursor is None or cursor.version < newest:
+        return False
+    through = progress.read_checkpoints(stream.store, stream.spec.name)
+    return all(through.get(partition, 0) == stream.hub.end(partition) for partition in stream.hub.partitions())
 
 
 def _hub_bytes(hub: Hub) -> int:

@@ -41,7 +41,12 @@ def relaying(home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def peak_memory_bytes(process: subprocess.Popen[str]) -> int:
-    """The most memory that a running process has held (Linux)."""
-    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    """The most memory that a running process and its children have held, added up (Linux)."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    return sum(_peak(pid) for pid in [str(process.pid), *children])
+
+
+def _peak(pid: str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

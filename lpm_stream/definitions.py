@@ -1,7 +1,13 @@
+"""What Dagster loads."""
+
 from pathlib import Path
+
 import dagster as dg
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    """Every feed declared below `lpm_stream/defs`."""
+    # A run has one step: a process for it beside the run's own would only cost time.
+    settings = dg.Definitions(executor=dg.in_process_executor)
+    return dg.Definitions.merge(settings, dg.load_from_defs_folder(path_within_project=Path(__file__).parent))

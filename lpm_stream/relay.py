@@ -1,65 +1,91 @@
-"""The relay: both drains in one long-lived process, for the lowest latency."""
+"""The relay: both drains, long-lived, for the lowest latency.
+
+Each drain is a process of its own. In one process they would take turns at Python's interpreter lock and together
+reach two thirds of the rows a second that they reach one after the other.
+"""
 
 import logging
+import multiprocessing
 import random
+import signal
 import threading
 from collections.abc import Callable
 
 from lpm_stream.control import leases
 from lpm_stream.errors import LeaseLostError, LpmStreamError
-from lpm_stream.stream import Stream
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.settings import Settings
+from lpm_stream.stream import Stream, open_stream
 
 log = logging.getLogger(__name__)
 
+_PROCESSES = multiprocessing.get_context("spawn")
 _STANDBY_SECONDS = 2.0  # between looks at a lease that another worker holds
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between tries after an error
+_STOP_SECONDS = 5.0
 
 
-def relay(stream: Stream, stop: threading.Event) -> None:
+def relay(settings: Settings, spec: FeedSpec, stop: threading.Event, prepare: Callable[[], None]) -> None:
     """Publishes and delivers until `stop` is set; stands by while other workers do.
 
     Errors that an operator can mend (a missing table, an unreadable hub) are logged and tried again.
 
-    Raises:
-        Exception: whatever is not an `LpmStreamError` ends the relay.
-    """
-    failures: list[BaseException] = []
+    Args:
+        settings: where everything is.
+        spec: the feed.
+        stop: ends the relay, once the transactions in hand are finished.
+        prepare: called first in the publishing process, to set up logging; a module's function.
 
-    def watched(role: str, drain: Callable[[], bool]) -> None:
+    Raises:
+        LpmStreamError: if the control store or the hub cannot be opened, or the publishing process dies.
+    """
+    with open_stream(settings, spec) as stream:
+        publisher = _PROCESSES.Process(target=_publish, args=(settings, spec, prepare), name="publish")
+        publisher.start()
+
+        def go_on() -> bool:
+            return not stop.is_set() and publisher.is_alive()
+
         try:
-            _again_and_again(role, drain, stop)
-        except BaseException as error:
-            failures.append(error)
-            stop.set()
-            raise
+            _again_and_again("deliver", lambda: _deliver_once(stream, go_on), go_on, stop)
+        finally:
+            publisher.terminate()
+            publisher.join(_STOP_SECONDS)
+            publisher.kill()
+    if not stop.is_set():
+        raise LpmStreamError(f"the publishing process ended by itself with exit code {publisher.exitcode}")
+
+
+def _deliver_once(stream: Stream, go_on: Callable[[], bool]) -> bool:
+    return stream.deliverer().drain(go_on=go_on).standby
+
+
+def _publish(settings: Settings, spec: FeedSpec, prepare: Callable[[], None]) -> None:
+    """The publishing process. It ends when it is told to, and when its parent has died."""
+    prepare()
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the parent ends this one
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    parent = multiprocessing.parent_process()
 
     def go_on() -> bool:
-        return not stop.is_set()
+        return not stop.is_set() and (parent is None or parent.is_alive())
 
-    def publish() -> bool:
-        drain = stream.publisher().drain
-        return drain(poll_seconds=stream.settings.poll_seconds, go_on=go_on).standby
+    with open_stream(settings, spec) as stream:
 
-    def deliver() -> bool:
-        return stream.deliverer().drain(go_on=go_on).standby
+        def publish() -> bool:
+            return stream.publisher().drain(poll_seconds=settings.poll_seconds, go_on=go_on).standby
 
-    threads = [
-        threading.Thread(target=watched, args=(role, drain), name=role)
-        for role, drain in (("publish", publish), ("deliver", deliver))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+        _again_and_again("publish", publish, go_on, stop)
 
 
-def _again_and_again(role: str, drain: Callable[[], bool], stop: threading.Event) -> None:
-    """Runs a drain until `stop`; it ends early when it stands by, has lost its lease, or fails."""
+def _again_and_again(
+    role: str, drain: Callable[[], bool], go_on: Callable[[], bool], stop: threading.Event
+) -> None:
+    """Runs a drain for as long as it may; it ends early when it stands by, has lost its lease, or fails."""
     pause = _FIRST_PAUSE
     standing_by = False
-    while not stop.is_set():
+    while go_on():
         try:
             standby = drain()
         except LeaseLostError as error:

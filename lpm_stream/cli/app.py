@@ -1,14 +1,12 @@
 """The commands, and how errors reach the user."""
 
-import logging
 import sys
 from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
 from lpm_stream.cli import companies, demo, drains, simulate, status, verify
-from lpm_stream.cli.common import err
+from lpm_stream.cli.common import err, set_up_logging
 from lpm_stream.errors import LpmStreamError
 
 app = typer.Typer(
@@ -32,13 +30,7 @@ def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show debug logs, and tracebacks of errors.")] = False,
 ) -> None:
     """Sets up logging: what happens goes to stderr, results to stdout."""
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING,
-        format="%(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-        handlers=[RichHandler(console=err, show_path=debug, rich_tracebacks=False)],
-    )
-    logging.getLogger("lpm_stream").setLevel(logging.DEBUG if debug else logging.INFO)
+    set_up_logging(debug=debug)
 
 
 def main() -> None:

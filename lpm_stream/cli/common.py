@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.load import load_feeds
@@ -52,6 +54,17 @@ def opened(home: Path | None, feed: str | None) -> Iterator[Stream]:
     """The stream that a command works on."""
     with open_stream(Settings.load(home), the_feed(feed)) as stream:
         yield stream
+
+
+def set_up_logging(*, debug: bool) -> None:
+    """Sends what happens to stderr; results go to stdout."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+        handlers=[RichHandler(console=err, show_path=debug, rich_tracebacks=False)],
+    )
+    logging.getLogger("lpm_stream").setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 def stop_on_signals() -> threading.Event:

@@ -1,9 +1,24 @@
 """publish, deliver, relay: the drains from the command line."""
 
+import logging
+from functools import partial
+
 import typer
 
-from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, stop_on_signals, write_json
+from lpm_stream.cli.common import (
+    Feed,
+    Home,
+    Json,
+    console,
+    err,
+    opened,
+    set_up_logging,
+    stop_on_signals,
+    the_feed,
+    write_json,
+)
 from lpm_stream.publish.drain import Published
+from lpm_stream.settings import Settings
 
 
 def publish(home: Home = None, feed: Feed = None, json_file: Json = None) -> None:
@@ -43,9 +58,10 @@ def relay(home: Home = None, feed: Feed = None) -> None:
     from lpm_stream.relay import relay as run  # noqa: PLC0415 - beside the command of the same name
 
     stop = stop_on_signals()
-    with opened(home, feed) as stream:
-        err.print(f"relaying feed {stream.spec.name} from {stream.table}; Ctrl-C stops", highlight=False)
-        run(stream, stop)
+    settings, spec = Settings.load(home), the_feed(feed)
+    table = settings.table_location(spec.source_table)
+    err.print(f"relaying feed {spec.name} from {table}; Ctrl-C stops", highlight=False, soft_wrap=True)
+    run(settings, spec, stop, partial(set_up_logging, debug=logging.getLogger().level == logging.DEBUG))
 
 
 def _published_line(done: Published) -> str:

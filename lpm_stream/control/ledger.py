@@ -6,7 +6,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from lpm_stream.control.latency import Latencies
-from lpm_stream.control.store import ControlStore, upsert
+from lpm_stream.control.store import ControlStore, among, upsert_all
 from lpm_stream.control.tables import ledger
 
 
@@ -16,15 +16,18 @@ def record(connection: sa.Connection, feed: str, received: Mapping[tuple[str, da
     Args:
         connection: a transaction of the control store.
         feed: the feed's name.
-        received: (company, minute) to the latencies of the changes applied in that minute.
+        received: (company, minute) to the latencies of the changes applied in that minute; what the ledger
+            has of the same minutes is added to them.
     """
-    for (company, minute), latencies in received.items():
-        key = {"feed": feed, "company": company, "minute": minute}
-        matches = [ledger.c[name] == value for name, value in key.items()]
-        earlier = connection.execute(sa.select(ledger.c.latency).where(*matches)).scalar()
-        if earlier is not None:
-            latencies.merge(Latencies.from_json(earlier))
-        upsert(connection, ledger, key, {"changes": latencies.changes, "latency": latencies.to_json()})
+    if not received:
+        return
+    keys = [{"feed": feed, "company": company, "minute": minute} for company, minute in received]
+    query = among(sa.select(ledger.c.company, ledger.c.minute, ledger.c.latency), keys)
+    for company, minute, latency in connection.execute(query):
+        if (company, minute) in received:
+            received[company, minute].merge(Latencies.from_json(latency))
+    values = [{"changes": one.changes, "latency": one.to_json()} for one in received.values()]
+    upsert_all(connection, ledger, keys, values)
 
 
 def read(store: ControlStore, feed: str, since: datetime | None = None) -> dict[str, Latencies]:

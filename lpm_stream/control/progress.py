@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from lpm_stream.control.store import ControlStore, upsert
+from lpm_stream.control.store import ControlStore, upsert, upsert_all
 from lpm_stream.control.tables import checkpoints, cursors, deliveries, unknown_companies
 
 
@@ -93,14 +93,8 @@ def read_deliveries(store: ControlStore, feed: str) -> dict[str, Delivered]:
 
 def write_deliveries(connection: sa.Connection, feed: str, delivered: Mapping[str, Delivered]) -> None:
     """Stores what companies' databases have applied."""
-    for company, newest in delivered.items():
-        values = {
-            "version": newest.version,
-            "sequence_number": newest.sequence_number,
-            "committed_at": newest.committed_at,
-            "applied_at": newest.applied_at,
-        }
-        upsert(connection, deliveries, {"feed": feed, "company": company}, values)
+    keys = [{"feed": feed, "company": company} for company in delivered]
+    upsert_all(connection, deliveries, keys, [vars(newest) for newest in delivered.values()])
 
 
 def count_unknown(connection: sa.Connection, feed: str, version: int, changes: Mapping[str, int]) -> None:

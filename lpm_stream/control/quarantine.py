@@ -13,6 +13,7 @@ from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import quarantine
 
 Stage = Literal["publish", "deliver"]
+_IDS_AT_ONCE = 500  # databases limit the parameters of a statement, SQLite to as few as 999
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,11 @@ class Refused:
 def add(connection: sa.Connection, feed: str, refused: Sequence[Refused]) -> int:
     """Stores refused rows and returns how many were new."""
     rows = {row.id(feed): row for row in refused}
-    known = set(connection.execute(sa.select(quarantine.c.id).where(quarantine.c.id.in_(list(rows)))).scalars())
+    ids = list(rows)
+    known: set[str] = set()
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        some = quarantine.c.id.in_(ids[start : start + _IDS_AT_ONCE])
+        known.update(connection.execute(sa.select(quarantine.c.id).where(some)).scalars())
     new = [
         {
             "id": row_id,

@@ -1,5 +1,6 @@
 """The companies that are served, and where their databases are."""
 
+import re
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
@@ -9,6 +10,8 @@ from lpm_stream.control.tables import companies, unknown_companies
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import LONGEST_COMPANY_ID
 from lpm_stream.settings import Settings
+
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # arguments that are not UTF-8 reach Python as lone surrogates
 
 
 def register(store: ControlStore, company: str, database_url: str | None = None) -> bool:
@@ -22,9 +25,9 @@ def register(store: ControlStore, company: str, database_url: str | None = None)
     Raises:
         LpmStreamError: if the id cannot be one.
     """
-    if not 0 < len(company) <= LONGEST_COMPANY_ID or "\0" in company:
+    if not 0 < len(company) <= LONGEST_COMPANY_ID or _NOT_TEXT.search(company):
         raise LpmStreamError(
-            f"company id {company[:40]!r}: must be 1 to {LONGEST_COMPANY_ID} characters, without NUL"
+            f"company id {company[:40]!r}: must be 1 to {LONGEST_COMPANY_ID} characters of Unicode, without NUL"
         )
     with store.write() as connection:
         if connection.execute(sa.select(companies).where(companies.c.company == company)).first():

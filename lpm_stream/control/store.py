@@ -1,6 +1,6 @@
 """Opens the control store: a small SQL database, brought to the current schema when it is opened."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,56 @@ class ControlStore:
 
 def upsert(connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Updates the row of that key or inserts it: one way for every kind of database."""
-    matches = [table.c[name] == value for name, value in key.items()]
-    if connection.execute(table.update().where(*matches).values(values)).rowcount == 0:
-        connection.execute(table.insert().values({**key, **values}))
+    upsert_all(connection, table, [key], [values])
+
+
+def upsert_all(
+    connection: sa.Connection,
+    table: sa.Table,
+    keys: Sequence[Mapping[str, Any]],
+    values: Sequence[Mapping[str, Any]],
+) -> None:
+    """Updates the rows of these keys and inserts those that there are not, with three statements in all.
+
+    Args:
+        connection: a transaction.
+        table: where to; its primary key consists of the names in each of `keys`.
+        keys: the rows' keys, each once.
+        values: the rows' other columns, in the same order.
+    """
+    if not keys:
+        return
+    names = list(keys[0])
+    known = {tuple(row) for row in connection.execute(among(sa.select(*(table.c[name] for name in names)), keys))}
+    old, new = [], []
+    for key, row in zip(keys, values, strict=True):
+        if tuple(key.values()) in known:
+            old.append({f"key_{name}": value for name, value in key.items()} | dict(row))
+        else:
+            new.append({**key, **row})
+    if old:
+        matches = [table.c[name] == sa.bindparam(f"key_{name}", type_=table.c[name].type) for name in names]
+        connection.execute(table.update().where(*matches), old)
+    if new:
+        connection.execute(table.insert(), new)
+
+
+def among(query: sa.Select[Any], keys: Sequence[Mapping[str, Any]]) -> sa.Select[Any]:
+    """Restricts a query to rows whose columns take, each on its own, values that occur in `keys`.
+
+    That may be more rows than have these keys, but every database can do it, and with an index.
+    """
+    columns = {column.name: column for column in query.get_final_froms()[0].columns}
+    return query.where(*(columns[name].in_({key[name] for key in keys}) for name in keys[0]))
 
 
 def _engine(url: str) -> sa.Engine:
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True)
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return sa.create_engine(parsed, pool_pre_ping=True)
+    except (sa.exc.ArgumentError, ValueError, ImportError) as error:
+        raise LpmStreamError(f"LPM_STREAM_CONTROL_URL: {error}; give a SQLAlchemy URL") from error
     if parsed.database and parsed.database != ":memory:":
         try:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

@@ -135,15 +135,18 @@ def _rows(spec: FeedSpec, received: Sequence[Received]) -> pl.DataFrame:
             raise HubError(f"messages of {messages[0].company!r} do not hold the number of rows that they say")
         versions = [pl.repeat(message.version, message.rows, dtype=pl.Int64, eager=True) for message in messages]
         frames.append(rows.with_columns(pl.concat(versions).alias(COMMIT_VERSION)))
-    return pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=[COMMIT_VERSION, CHANGE_TYPE])
+    return (
+        pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(schema=[COMMIT_VERSION, CHANGE_TYPE])
+    )
 
 
 def _net(spec: FeedSpec, rows: pl.DataFrame) -> pl.DataFrame:
     """The change that counts for each key: that of the newest version, and within a version the upsert."""
-    order = pl.struct(pl.col(COMMIT_VERSION), pl.col(CHANGE_TYPE) != DELETE)
-    if rows.height == rows.select(spec.primary_key).n_unique():
+    narrow = rows.select(*spec.primary_key, COMMIT_VERSION, pl.col(CHANGE_TYPE) != DELETE).with_row_index("_index")
+    newest = narrow.sort(COMMIT_VERSION, CHANGE_TYPE, maintain_order=True).unique(spec.primary_key, keep="last")
+    if newest.height == rows.height:
         return rows
-    return rows.sort(order, maintain_order=True).unique(spec.primary_key, keep="last", maintain_order=True)
+    return rows[newest["_index"].sort()]
 
 
 def _refused_rows(database: CompanyDatabase, rows: pl.DataFrame) -> list[tuple[pl.DataFrame, str]]:

@@ -71,8 +71,13 @@ def open_database(spec: FeedSpec, company: str, url: str) -> CompanyDatabase:
         TargetFaultError: if it cannot be reached, or is another company's.
         LpmStreamError: if it is of a kind that is not supported.
     """
-    parsed = sa.make_url(url)
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise LpmStreamError(f"the database URL of company {company!r} cannot be understood: {error}") from error
     if parsed.get_backend_name() == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise LpmStreamError(f"the database URL of company {company!r} names no file; use sqlite:///PATH")
         from lpm_stream.delivery.sqlite import SqliteDatabase  # noqa: PLC0415 - each kind loads its own driver
 
         return SqliteDatabase(spec, company, parsed.database or "")

@@ -2,10 +2,14 @@
 
 import logging
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+
+import polars as pl
 
 from lpm_stream.control import leases, parking, progress
 from lpm_stream.control.latency import Latencies
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _READ_MESSAGES = 500
 _WAITING_BYTES = 32_000_000  # of all companies together; beyond it reading pauses
+_JOINING_BYTES = 4_000_000  # of a company that is catching up; beyond it they are left to its own reader
 _SLOW_SECONDS = 5.0  # a task that takes longer parks its company, so that its messages stop filling memory
 _SAVE_SECONDS = 0.5  # what is not saved is re-read after a crash and dropped by the watermark
 _RECOVERY_SLOTS = 2  # parked companies are retried in slots of their own
@@ -101,6 +106,7 @@ class _Drain:
         self._recovery = ThreadPoolExecutor(_RECOVERY_SLOTS, "recover")
         self._saved = progress.read_checkpoints(store, spec.name)
         self._read_through = {partition: self._saved.get(partition, 0) for partition in hub.partitions()}
+        self._partitions = deque(hub.partitions())
         self._lanes: dict[str, Lane] = {}
         self._stuck: dict[str, Future[Outcome]] = {}
         self._parked = parking.read_parked(store, spec.name)
@@ -144,11 +150,12 @@ class _Drain:
     # Reading
 
     def _read(self) -> bool:
-        """Takes new messages from every partition; whether there were any."""
+        """Takes new messages from every partition, in turn; whether there were any."""
         found = False
-        for partition in self._hub.partitions():
+        for partition in list(self._partitions):
             if sum(lane.waiting_bytes for lane in self._lanes.values()) > _WAITING_BYTES:
                 break
+            self._partitions.rotate(-1)
             try:
                 received = self._hub.receive(partition, self._read_through[partition], _READ_MESSAGES)
             except HubError as error:
@@ -169,7 +176,11 @@ class _Drain:
             if not self._worker.is_registered(company):
                 return  # registered when this was published, removed since
             self._lanes[company] = Lane(company, one.partition)
-        self._lanes[company].put(one)
+        lane = self._lanes[company]
+        if lane.recovering and lane.waiting_bytes > _JOINING_BYTES:
+            lane.leave_to_own_reader(one.sequence_number)
+        else:
+            lane.put(one)
 
     def _note_problem(self, problem: str) -> None:
         if problem not in self._done.problems:
@@ -217,20 +228,27 @@ class _Drain:
     def _collect_one(self, lane: Lane, task: Future[Outcome]) -> None:
         try:
             outcome = task.result()
-        except LeaseLostError:
-            raise
+        except LeaseLostError as error:
+            leases.renew(self._store, self._lease)  # raises if it is lost; else only this database says so
+            self._park(lane, str(error))
         except WatermarkWentBackError as error:
             self._applied_before[lane.company] = error.sequence_number
             self._park(lane, str(error), error.sequence_number + 1)
         except LpmStreamError as error:
             self._park(lane, str(error))
+        except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - others' delivery goes on
+            frames = "".join(traceback.format_tb(error.__traceback__))  # without the message: it may quote rows
+            log.error("company %r: unexpected %s\n%s", lane.company, type(error).__name__, frames)  # noqa: TRY400
+            self._park(lane, f"unexpected {type(error).__name__}, a defect; the log says where")
         else:
             self._note(lane.company, outcome)
             lane.finish()
             if lane.recovering:
                 self._catch_up(lane, outcome.through)
-            if lane.task is None and not lane.waiting:
-                self._lanes.pop(lane.company, None)
+            if lane.company in self._lanes:
+                del self._lanes[lane.company]
+                if lane.waiting:
+                    self._lanes[lane.company] = lane  # behind the others: each in its turn
 
     def _catch_up(self, lane: Lane, through: int) -> None:
         """Goes on behind a parked company's own reader: back into the common stream if it has caught up."""

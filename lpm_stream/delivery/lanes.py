@@ -58,6 +58,12 @@ class Lane:
         self.waiting.append(one)
         self.waiting_bytes += len(one.message.body)
 
+    def leave_to_own_reader(self, sequence_number: int) -> None:
+        """Lets what waits for a company that is catching up go, up to that message."""
+        self.waiting.clear()
+        self.waiting_bytes = 0
+        self.joins_at = sequence_number
+
     def first_undelivered(self) -> Received | None:
         """The oldest message that is not known to be applied."""
         if self.in_hand:

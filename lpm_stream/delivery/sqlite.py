@@ -40,6 +40,7 @@ class SqliteDatabase:
         self._tables = SqliteTables(spec, company)
         with _faults(path):
             self._connection = _connect(path)
+            self._file = _file(path)
         try:
             self._prepare()
         except BaseException:
@@ -50,6 +51,8 @@ class SqliteDatabase:
     def transaction(self) -> Iterator["SqliteTransaction"]:
         """One transaction; the write lock is taken at its beginning."""
         with _faults(self._path), self._connection.cursor() as cursor:
+            if _file(self._path) != self._file:  # SQLite would go on writing to the removed one
+                raise TargetFaultError(f"database {self._path} was replaced while it was open")
             cursor.execute("BEGIN IMMEDIATE")
             try:
                 yield SqliteTransaction(self._spec, self._tables, self._path, cursor)
@@ -106,10 +109,11 @@ class SqliteTransaction:
 
     def merge(self, changes: pl.DataFrame) -> None:
         """Applies changes under the row guard."""
-        self._take_in_new_columns(changes)
+        changes = self._take_in_new_columns(changes)
         deletes = changes[CHANGE_TYPE] == DELETE
-        upserts = changes.filter(~deletes).drop(CHANGE_TYPE)
-        self._run_for_each(self._tables.upsert(upserts.columns), upserts)
+        upserts = changes.filter(~deletes) if deletes.any() else changes
+        columns = [name for name in changes.columns if name != CHANGE_TYPE]
+        self._run_for_each(self._tables.upsert(columns), upserts.select(columns))
         self._run_for_each(self._tables.delete, changes.filter(deletes).select(self._tables.identity))
 
     def store(self, watermark: Watermark) -> None:
@@ -150,16 +154,28 @@ class SqliteTransaction:
                 raise
             raise RowFaultError(str(error)) from error
 
-    def _take_in_new_columns(self, changes: pl.DataFrame) -> None:
-        """Adds columns that the source has gained; the publisher has decided that they are to be delivered."""
+    def _take_in_new_columns(self, changes: pl.DataFrame) -> pl.DataFrame:
+        """Adds columns that the source has gained; the publisher has decided that they are to be delivered.
+
+        One that is null throughout may come without a type: it waits for its first value.
+        """
         stored = {name for (name,) in self.query(self._tables.select_columns)}
-        for name in changes.columns:
-            if name not in stored and name != CHANGE_TYPE:
-                dtype = declared_type(changes.schema[name])
-                if dtype is None:
-                    raise TargetFaultError(f"column {name} of type {changes.schema[name]} has no SQLite type")
-                self.run(self._tables.add_column(name, dtype))
-                log.info("%s: column %s added to table %s", self._path, name, self._spec.name)
+        new = {name: dtype for name, dtype in changes.schema.items() if name not in (*stored, CHANGE_TYPE)}
+        for name, found in new.items():
+            if found == pl.Null():
+                continue
+            dtype = declared_type(found)
+            if dtype is None:
+                raise TargetFaultError(f"column {name} of type {found} has no SQLite type")
+            self.run(self._tables.add_column(name, dtype))
+            log.info("%s: column %s added to table %s", self._path, name, self._spec.name)
+        return changes.drop(name for name, found in new.items() if found == pl.Null())
+
+
+def _file(path: str) -> tuple[int, int]:
+    """What tells a file from another of the same name."""
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino
 
 
 def _connect(path: str) -> Any:

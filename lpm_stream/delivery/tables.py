@@ -32,7 +32,8 @@ class SqliteTables:
         self._company = company
         self._table = quoted(spec.name)
         self._keys = [quoted(key) for key in spec.primary_key]
-        self.identity = [*spec.primary_key, COMMIT_VERSION]
+        self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
+        self.identity = [*self._matched, COMMIT_VERSION]
 
     @property
     def create(self) -> list[str]:
@@ -76,8 +77,8 @@ class SqliteTables:
 
     @property
     def delete(self) -> str:
-        """Removes a row that is older. Parameters: `identity`."""
-        same = " AND ".join(f"{key} = ?" for key in self._keys)
+        """Removes a row of that key and company that is older. Parameters: `identity`."""
+        same = " AND ".join(f"{quoted(name)} = ?" for name in self._matched)
         return f"DELETE FROM {self._table} WHERE {same} AND {quoted(COMMIT_VERSION)} < ?"
 
     @property

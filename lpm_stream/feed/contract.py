@@ -1,13 +1,24 @@
 """Checks rows against the contract: which may travel, and why the others may not."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from types import MappingProxyType
 
 import polars as pl
 
-from lpm_stream.feed.schema import CHANGE_TYPE, DELETE, Fit
+from lpm_stream.feed.schema import CHANGE_TYPE, DELETE, INSTANT, Fit
 from lpm_stream.feed.spec import Column, FeedSpec
 
 REASON = "_reason"
+
+# The years 1 to 9999: databases, drivers and Python know no others, a Delta table does.
+_SPANS: Mapping[pl.DataType, tuple[date, date]] = MappingProxyType(
+    {
+        INSTANT: (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)),
+        pl.Date(): (date.min, date.max),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +27,7 @@ class Checked:
 
     Attributes:
         good: rows that fit the contract, cast to its types.
-        bad: the others, as they came, with the text column `_reason`.
+        bad: the others, as they came but for dates outside of the years 1 to 9999, with the text column `_reason`.
     """
 
     good: pl.DataFrame
@@ -28,41 +39,69 @@ def check(spec: FeedSpec, fit: Fit, rows: pl.DataFrame) -> Checked:
 
     Of a delete only the key and the company are looked at: the rest of it goes nowhere.
     NaN has no equivalent in SQL: it becomes NULL where the contract allows that, else it breaks the contract.
+    A date outside of the years 1 to 9999 breaks it.
 
     Args:
         spec: the feed.
         fit: how the table's schema fits the contract.
         rows: a batch in the source's types with `_change_type`; further columns are kept as they are.
     """
-    typed = rows.with_columns(pl.col(name).cast(dtype) for name, dtype in fit.schema.items())
-    floats = [name for name, dtype in fit.schema.items() if dtype == pl.Float64()]
-    typed = typed.with_columns(pl.col(name).fill_nan(None) for name in floats)
-    identity = {*spec.primary_key, spec.company_column}
-    breaches = [_breach(column) for column in spec.columns if column.name in identity]
-    rest = [_breach(column) for column in spec.columns if column.name not in identity]
-    if rest:
-        breaches.append(pl.when(pl.col(CHANGE_TYPE) != DELETE).then(pl.coalesce(rest)))
-    marked = typed.with_columns(pl.coalesce(_company_breach(spec), *breaches).alias(REASON))
-    bad = marked.filter(pl.col(REASON).is_not_null())
-    if bad.is_empty():
-        return Checked(typed, bad)
-    return Checked(marked.filter(pl.col(REASON).is_null()).drop(REASON), bad)
+    typed = rows.with_columns(_typed(name, rows.schema[name], dtype) for name, dtype in fit.schema.items())
+    breaches = list(_breaches(spec, fit))
+    if not typed.select(pl.any_horizontal(breach.found.any() for breach in breaches)).item():
+        return Checked(typed, typed.clear())
+    upsert = pl.col(CHANGE_TYPE) != DELETE
+    reasons = [
+        pl.when(breach.found if breach.concerns_deletes else breach.found & upsert).then(pl.lit(breach.reason))
+        for breach in breaches
+    ]
+    marked = typed.with_columns(pl.coalesce(reasons).alias(REASON))
+    held = marked.with_columns(
+        pl.when(_within(name, dtype)).then(pl.col(name)) for name, dtype in fit.schema.items() if dtype in _SPANS
+    )
+    return Checked(held.filter(pl.col(REASON).is_null()).drop(REASON), held.filter(pl.col(REASON).is_not_null()))
 
 
-def _company_breach(spec: FeedSpec) -> pl.Expr:
-    company = pl.col(spec.company_column)
-    return pl.when(company == "").then(pl.lit(f"{spec.company_column} is empty: the row belongs to nobody"))
+@dataclass(frozen=True)
+class _Breach:
+    """A way to break the contract: for which rows it is true, and how that is told."""
+
+    found: pl.Expr
+    reason: str
+    concerns_deletes: bool
 
 
-def _breach(column: Column) -> pl.Expr:
-    value = pl.col(column.name)
-    breaches = []
-    if not column.nullable:
-        breaches.append(pl.when(value.is_null()).then(pl.lit(f"{column.name} is null")))
-    if column.max_length is not None:
-        too_long = value.str.len_chars() > column.max_length
-        breaches.append(pl.when(too_long).then(pl.lit(f"{column.name} is longer than {column.max_length}")))
-    if column.type == "string":
-        nul = value.str.contains("\0", literal=True)
-        breaches.append(pl.when(nul).then(pl.lit(f"{column.name} contains a NUL character")))
-    return pl.coalesce(*breaches, pl.lit(None, pl.String))
+def _typed(name: str, found: pl.DataType, wanted: pl.DataType) -> pl.Expr:
+    value = pl.col(name) if found == wanted else pl.col(name).cast(wanted)
+    return value.fill_nan(None) if wanted == pl.Float64() else value
+
+
+def _breaches(spec: FeedSpec, fit: Fit) -> Iterable[_Breach]:
+    company = spec.company_column
+    yield _Breach(pl.col(company) == "", f"{company} is empty: the row belongs to nobody", concerns_deletes=True)
+    declared = {column.name: column for column in spec.columns}
+    identity = {*spec.primary_key, company}
+    for name in sorted(fit.schema, key=lambda name: name not in identity):
+        for found, problem in _conditions(name, fit.schema[name], declared.get(name), spec.wire_format):
+            yield _Breach(found, f"{name} {problem}", name in identity)
+
+
+def _conditions(
+    name: str, dtype: pl.DataType, declared: Column | None, wire_format: str
+) -> Iterable[tuple[pl.Expr, str]]:
+    value = pl.col(name)
+    if declared is not None and not declared.nullable:
+        yield value.is_null(), "is null"
+    if declared is not None and declared.max_length is not None:
+        yield value.str.len_chars() > declared.max_length, f"is longer than {declared.max_length}"
+    if dtype == pl.String():
+        yield value.str.contains("\0", literal=True), "contains a NUL character"
+    if dtype in _SPANS:
+        yield ~_within(name, dtype), "is outside of the years 1 to 9999"
+    if dtype == pl.Float64() and wire_format == "ndjson":
+        yield value.is_infinite(), "is infinite, for which JSON has no word"
+
+
+def _within(name: str, dtype: pl.DataType) -> pl.Expr:
+    first, last = _SPANS[dtype]
+    return pl.col(name).is_between(pl.lit(first, dtype), pl.lit(last, dtype))

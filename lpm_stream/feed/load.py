@@ -19,8 +19,14 @@ def load_feeds() -> dict[str, FeedSpec]:
     Raises:
         SpecError: if one of them is wrong.
     """
-    specs = [load_feed(path) for path in sorted(FEEDS.glob("*/defs.yaml"))]
-    return {spec.name: spec for spec in specs}
+    specs: dict[str, FeedSpec] = {}
+    paths: dict[str, Path] = {}
+    for path in sorted(FEEDS.glob("*/defs.yaml")):
+        spec = load_feed(path)
+        if spec.name in specs:
+            raise SpecError(f"{path}: name: {spec.name!r} is the feed of {paths[spec.name]}; choose another")
+        specs[spec.name], paths[spec.name] = spec, path
+    return specs
 
 
 def load_feed(path: Path) -> FeedSpec:
@@ -34,10 +40,11 @@ def load_feed(path: Path) -> FeedSpec:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror}); a feed is declared there") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+        problem = str(getattr(error, "problem", error)).splitlines()[0]
+        raise SpecError(f"{path}{line}: not valid YAML: {problem}") from error
     if not isinstance(content, dict) or content.get("type") != COMPONENT or "attributes" not in content:
         raise SpecError(f"{path}:1: expected 'type: {COMPONENT}' and 'attributes:'")
     try:

@@ -72,6 +72,8 @@ class FeedSpec(BaseModel):
             )
         if self.column(self.event_time_column).type != "timestamp":
             raise ValueError(f"event_time_column: column {self.event_time_column} must be of type timestamp")
+        if twice := sorted({key for key in self.primary_key if self.primary_key.count(key) > 1}):
+            raise ValueError(f"primary_key: {_listed(twice)} named twice; remove one")
         if floats := [key for key in self.primary_key if self.column(key).type == "float64"]:
             raise ValueError(f"primary_key: {_listed(floats)} is a float; keys must compare exactly")
         return self

@@ -46,7 +46,7 @@ def to_wire(rows: pl.DataFrame, content_type: str) -> pl.DataFrame:
         rows: contract columns and `_change_type`; instants are in UTC.
         content_type: `AVRO` or `NDJSON`.
     """
-    if content_type == AVRO:  # its timestamp-micros is an instant without a zone
+    if content_type == AVRO:  # polars writes no instants; `encode` declares them as what they are
         return rows.with_columns(pl.col(INSTANT).dt.replace_time_zone(None))
     return rows.with_columns(pl.col(INSTANT).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"))
 
@@ -76,18 +76,17 @@ def decode(bodies: Sequence[bytes], content_type: str, schema: Mapping[str, pl.D
         raise HubError(f"a message has content type {content_type!r}; known are {AVRO} and {NDJSON}")
     try:
         frames = _from_avro(bodies) if content_type == AVRO else _from_ndjson(bodies, schema)
-        return _restored(pl.concat(frames, how="diagonal"), schema)
+        return _restored(pl.concat(frames, how="diagonal_relaxed"), schema)
     except _DECODING_ERRORS as error:
-        raise HubError(f"a message body is not valid {content_type}: {error}") from error
+        # What polars says may quote values.
+        raise HubError(f"a message body is not valid {content_type} ({type(error).__name__})") from error
 
 
 def _from_avro(containers: Sequence[bytes]) -> list[pl.DataFrame]:
     """Frames of all containers; neighbours with the same schema are read at once, which saves most of the time."""
     frames = []
     for schema, run in groupby(map(_parsed, containers), key=lambda parsed: parsed.schema):
-        blocks = [
-            (count, isal_zlib.decompress(block, _RAW_DEFLATE)) for parsed in run for count, block in parsed.blocks
-        ]
+        blocks = [(count, _inflated(block, count)) for parsed in run for count, block in parsed.blocks]
         frames.append(pl.read_avro(io.BytesIO(_container(schema, b"null", _OUR_SYNC, blocks))))
     return frames
 
@@ -110,6 +109,13 @@ def _restoring(name: str, found: pl.DataType, wanted: pl.DataType | None) -> pl.
     return column if wanted is None or found == wanted else column.cast(wanted)
 
 
+def _inflated(block: bytes, rows: int) -> bytes:
+    data: bytes = isal_zlib.decompress(block, _RAW_DEFLATE)
+    if rows > len(data):  # polars would reserve memory for so many rows, and abort the process
+        raise ValueError("a block is too short for its rows")
+    return data
+
+
 @dataclass(frozen=True)
 class _Parsed:
     """An Avro object container: its schema, and its blocks as (rows, data)."""
@@ -121,9 +127,10 @@ class _Parsed:
 def _deflated(container: bytes) -> bytes:
     """The container with its blocks deflated, one block for all rows."""
     parsed = _parsed(container)
+    schema = parsed.schema.replace(b"local-timestamp-micros", b"timestamp-micros")  # they are instants, in UTC
     rows = sum(count for count, _ in parsed.blocks)
     data = isal_zlib.compress(b"".join(block for _, block in parsed.blocks), _ISAL_LEVEL, _RAW_DEFLATE)
-    return _container(parsed.schema, b"deflate", _OUR_SYNC, [(rows, data)])
+    return _container(schema, b"deflate", _OUR_SYNC, [(rows, data)])
 
 
 def _parsed(container: bytes) -> _Parsed:
@@ -135,8 +142,8 @@ def _parsed(container: bytes) -> _Parsed:
     at += len(sync)
     blocks = []
     while at < len(container):
-        count, at = _long(container, at)
-        size, at = _long(container, at)
+        count, at = _size(container, at)
+        size, at = _size(container, at)
         end = at + size
         if container[end : end + len(sync)] != sync:
             raise ValueError("a block does not end in the sync marker")

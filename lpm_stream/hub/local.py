@@ -83,10 +83,19 @@ class LocalHub:
         with self._connection(partition) as connection:
             end = self._end(connection)  # before the messages: what is appended in between is not a gap
             records = connection.execute(_RECEIVE, (after, max_messages)).fetchall()
-        self._require_no_gap(partition, after, end, records[0][0] if records else end + 1)
+        if after > end:
+            raise HubGapError(
+                f"hub partition {partition} ends at message {end}, but message {after} was read from it: its file "
+                f"in {self._directory} was replaced; load its companies anew from the table"
+            )
+        if not records and after < end:
+            raise self._gap(partition, after + 1, end)
         received: list[Received] = []
         for record in records:
+            expected = after + len(received) + 1
             try:
+                if record[0] != expected:
+                    raise self._gap(partition, expected, record[0] - 1)
                 received.append(_received(partition, record))
             except HubError:
                 if received:
@@ -94,17 +103,11 @@ class LocalHub:
                 raise
         return received
 
-    def _require_no_gap(self, partition: int, after: int, end: int, first: int) -> None:
-        if after > end:
-            raise HubGapError(
-                f"hub partition {partition} ends at message {end}, but message {after} was read from it: its file "
-                f"{self._directory / f'{partition}.db'} was replaced; load its companies anew from the table"
-            )
-        if first > after + 1:
-            raise HubGapError(
-                f"hub partition {partition} no longer keeps messages {after + 1} to {first - 1} "
-                f"(retention {self._retention_seconds / 3600:g} h)"
-            )
+    def _gap(self, partition: int, first: int, last: int) -> HubGapError:
+        return HubGapError(
+            f"hub partition {partition} no longer keeps messages {first} to {last} "
+            f"(retention {self._retention_seconds / 3600:g} h)"
+        )
 
     def end(self, partition: int) -> int:
         """The sequence number of the newest message."""

@@ -59,6 +59,10 @@ class _Outbox:
         self.messages.append(message)
         self.bytes += len(message.body)
 
+    def drop_behind(self, version: int) -> None:
+        self.messages = [message for message in self.messages if message.version <= version]
+        self.bytes = sum(len(message.body) for message in self.messages)
+
     def due(self) -> bool:
         return self.bytes >= _SEND_BYTES or time.monotonic() - self.since >= _SEND_SECONDS
 
@@ -145,16 +149,17 @@ class Publisher:
         outbox = _Outbox()
         try:
             while done.version < done.newest_version and not outbox.due() and go_on():
-                self._pack_next(outbox, done)
+                self._pack_next(lease, outbox, done)
         except SourceError:
             # The commits before the one that cannot be read are complete: they go out first.
+            outbox.drop_behind(done.version)
             self._send(outbox, done)
             self._advance(lease, outbox, done)
             raise
         self._send(outbox, done)
         self._advance(lease, outbox, done)
 
-    def _pack_next(self, outbox: _Outbox, done: Published) -> None:
+    def _pack_next(self, lease: leases.Lease, outbox: _Outbox, done: Published) -> None:
         changes = self._source.changes(done.version + 1)
         for item in messages_of(self._spec, changes, self._registered, self._hub.max_body_bytes):
             if isinstance(item, VersionReport):
@@ -163,6 +168,7 @@ class Publisher:
                 outbox.put(item)
                 if outbox.bytes >= _SEND_BYTES:
                     self._send(outbox, done)
+                    leases.renew(self._store, lease)  # a large commit may take longer than the lease
         done.version += 1
 
     def _registered(self) -> frozenset[str]:

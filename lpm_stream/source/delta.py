@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 from deltalake import DeltaTable
@@ -47,6 +48,7 @@ class DeltaSource:
         self._schema: dict[str, pl.DataType] | None = None  # at the version read last
         self._require_cdf()
         self.table_id = str(self._newest.metadata().id)
+        self._newest_commit: dict[str, Any] | None = None  # as the log tells of it; not every writer does
 
     def newest_version(self) -> int:
         """Looks for new commits (about 1 ms) and returns the newest version.
@@ -54,15 +56,20 @@ class DeltaSource:
         Raises:
             SourceError: if the table has gone, or another one stands in its place.
         """
+        known = self._newest.version()
         try:
             self._newest.update_incremental()
+            expected = self._newest.version() - known + 1
+            commits = [commit | {"version": None} for commit in self._newest.history(expected)]
         except DeltaError as error:
             raise SourceError(f"table {self.location} cannot be read: {_first_line(error)}") from error
-        if str(self._newest.metadata().id) != self.table_id:
+        # A table created anew in the same place goes unnoticed by the open one: it only looks for later versions.
+        if str(self._newest.metadata().id) != self.table_id or self._newest_commit not in [*commits, None]:
             raise SourceError(
-                f"table {self.location} was replaced by another (its id changed); its versions say nothing "
+                f"table {self.location} was removed or replaced by another; the versions of another say nothing "
                 f"about what was published: reset the cursor and load the companies anew"
             )
+        self._newest_commit = commits[0] if len(commits) == expected else None
         return self._newest.version()
 
     def changes(self, version: int) -> Changes:
@@ -84,13 +91,16 @@ class DeltaSource:
                 if sum(frame.height for frame in frames) >= _FRAME_ROWS:
                     yield pl.concat(frames)
                     frames = []
-        except DeltaError as error:
-            raise SourceError(
-                f"version {version} of table {self.location} can no longer be read ({_first_line(error)}): if "
-                f"VACUUM or log clean-up removed it, the companies have to be loaded anew from the table"
-            ) from error
+        except Exception as error:  # deltalake raises no other when a data file is missing or damaged
+            raise self._gone(version, error) from error
         if frames:
             yield pl.concat(frames)
+
+    def _gone(self, version: int, error: Exception) -> SourceError:
+        return SourceError(
+            f"version {version} of table {self.location} can no longer be read ({_first_line(error)}): if "
+            f"VACUUM or log clean-up removed it, the companies have to be loaded anew from the table"
+        )
 
     def _at(self, version: int) -> DeltaTable:
         """A snapshot that knows `version`, not many versions more, and has the schema of `version`."""
@@ -107,11 +117,13 @@ class DeltaSource:
     def _open(self, version: int | None) -> DeltaTable:
         try:
             return DeltaTable(self.location, version=version, storage_options=self._options)
-        except TableNotFoundError as error:
-            raise SourceError(
-                f"no Delta table at {self.location}: check LPM_STREAM_TABLES_URL (or create the table)"
-            ) from error
         except DeltaError as error:
+            if version is not None:
+                raise self._gone(version, error) from error
+            if isinstance(error, TableNotFoundError):
+                raise SourceError(
+                    f"no Delta table at {self.location}: check LPM_STREAM_TABLES_URL (or create the table)"
+                ) from error
             raise SourceError(f"table {self.location} cannot be opened: {_first_line(error)}") from error
 
     def _require_cdf(self) -> None:

@@ -1,9 +1,9 @@
 """Keeps a source table busy at a steady rate: inserts, late corrections and deletes of recent rows.
 
-Most commits append new rows. Every third is a MERGE that inserts too, and beside that corrects and deletes rows of
-one earlier append. A MERGE rewrites the files it touches, so what it may touch is kept small: rows of recent
-appends, never rows that another MERGE inserted, nor anything that has been compacted. So a commit costs the same
-after hours.
+Most commits append new rows. Every third is a MERGE, which inserts rows and also corrects and deletes some of one
+earlier append. A MERGE rewrites the files it touches, so what it may touch is kept small: rows of recent appends,
+never those that another MERGE inserted, nor anything that has been compacted. So a commit costs the same after
+hours.
 """
 
 import importlib

@@ -92,15 +92,12 @@ class SimulatedTable:
         )
 
     def compact(self) -> None:
-        """Puts small files together, in a commit that changes no rows.
+        """Puts small files together, in a commit that changes no rows: each file costs every commit some time.
 
         Raises:
             SourceError: if the table cannot be written.
         """
         self._commit(lambda: self._table.optimize.compact(target_size=_COMPACTED_BYTES))
-        # A snapshot becomes slower with every commit that it has followed; a fresh one takes some 20 ms.
-        with self._writing():
-            self._table = DeltaTable(self._location)
 
     def _merge(self, inserted: pl.DataFrame, updated: pl.DataFrame, deleted: pl.DataFrame) -> dict[str, Any]:
         keys = list(self._spec.primary_key)

@@ -99,9 +99,7 @@ def _times(rng: np.random.Generator, frame: pl.DataFrame, recorded: Milliseconds
     setup = pl.Series(rng.integers(150, 900, count))
     ringing = pl.Series(1_500 + rng.exponential(3_500, count).astype(np.int64))
     talking = pl.Series(4_000 + rng.exponential(70_000, count).astype(np.int64))
-    length = (
-        setup + pl.when(alerted).then(ringing).otherwise(0) + pl.when(answered).then(talking).otherwise(0)
-    )
+    length = setup + pl.when(alerted).then(ringing).otherwise(0) + pl.when(answered).then(talking).otherwise(0)
     start = pl.Series(recorded - rng.integers(20, 200, count)) - length
     times = pl.select(
         disposition,
@@ -112,9 +110,9 @@ def _times(rng: np.random.Generator, frame: pl.DataFrame, recorded: Milliseconds
     )
     instants = ((pl.col(name) * 1000).cast(INSTANT) for name in times.columns[1:])
     duration = pl.col("release_time") - pl.col("answer_time")
-    return frame.hstack(
-        times.with_columns(duration.alias("duration_ms")).with_columns(instants)
-    ).with_columns(pl.col("call_start").dt.date().alias("call_date"))
+    return frame.hstack(times.with_columns(duration.alias("duration_ms")).with_columns(instants)).with_columns(
+        pl.col("call_start").dt.date().alias("call_date")
+    )
 
 
 def _location(rng: np.random.Generator, frame: pl.DataFrame) -> pl.DataFrame:

@@ -77,7 +77,8 @@ def _records(rows: pl.DataFrame, step: npt.NDArray[np.int64]) -> pl.DataFrame:
 
 
 def _released(rows: pl.DataFrame, rng: np.random.Generator, now: datetime) -> pl.DataFrame:
-    later = pl.duration(milliseconds=pl.Series(rng.integers(1, _SETTLING_MS, rows.height)), time_unit="us")
+    settled = pl.lit(pl.Series(rng.integers(1, _SETTLING_MS, rows.height)))
+    later = pl.duration(milliseconds=settled, time_unit="us")
     before = pl.coalesce("release_time", pl.lit(now - timedelta(milliseconds=_SETTLING_MS), INSTANT))
     in_progress = pl.col("disposition") == "in_progress"
     return rows.with_columns(
