@@ -49,7 +49,7 @@ def check(spec: FeedSpec, fit: Fit, rows: pl.DataFrame) -> Checked:
     typed = rows.with_columns(_typed(name, rows.schema[name], dtype) for name, dtype in fit.schema.items())
     breaches = list(_breaches(spec, fit))
     if not typed.select(pl.any_horizontal(breach.found.any() for breach in breaches)).item():
-        return Checked(typed, typed.clear())
+        return Checked(typed, typed.clear().with_columns(pl.lit(None, pl.String).alias(REASON)))
     upsert = pl.col(CHANGE_TYPE) != DELETE
     reasons = [
         pl.when(breach.found if breach.concerns_deletes else breach.found & upsert).then(pl.lit(breach.reason))
