@@ -93,6 +93,7 @@ def apply(
         try:
             return _apply(spec, database, batch, rows, refused.height)
         except RowFaultError as fault:
+            rows = _uncovered(database, rows)
             found = _refused_rows(database, _net(spec, rows))
             if not found:
                 raise TargetFaultError(
@@ -133,7 +134,7 @@ def _rows(spec: FeedSpec, received: Sequence[Received]) -> pl.DataFrame:
         rows = decode([message.body for message in messages], content_type, schema)
         if rows.height != sum(message.rows for message in messages):
             raise HubError(f"messages of {messages[0].company!r} do not hold the number of rows that they say")
-        versions = [pl.repeat(message.version, message.rows, dtype=pl.Int64, eager=True) for message in messages]
+        versions = [pl.Series([message.version]).new_from_index(0, message.rows) for message in messages]
         frames.append(rows.with_columns(pl.concat(versions).alias(COMMIT_VERSION)))
     return (
         pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(schema=[COMMIT_VERSION, CHANGE_TYPE])
@@ -147,6 +148,12 @@ def _net(spec: FeedSpec, rows: pl.DataFrame) -> pl.DataFrame:
     if newest.height == rows.height:
         return rows
     return rows[newest["_index"].sort()]
+
+
+def _uncovered(database: CompanyDatabase, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows that the watermark does not cover: others are not written, whatever the table would say to them."""
+    with database.transaction() as transaction:
+        return rows.filter(pl.col(COMMIT_VERSION) > transaction.watermark().version)
 
 
 def _refused_rows(database: CompanyDatabase, rows: pl.DataFrame) -> list[tuple[pl.DataFrame, str]]:

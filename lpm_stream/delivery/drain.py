@@ -30,7 +30,7 @@ _READ_MESSAGES = 500
 _WAITING_BYTES = 32_000_000  # of all companies together; beyond it reading pauses
 _JOINING_BYTES = 4_000_000  # of a company that is catching up; beyond it they are left to its own reader
 _SLOW_SECONDS = 5.0  # a task that takes longer parks its company, so that its messages stop filling memory
-_SAVE_SECONDS = 0.5  # what is not saved is re-read after a crash and dropped by the watermark
+_SAVE_SECONDS = 1.0  # what is not saved is re-read after a crash and dropped by the watermark
 _RECOVERY_SLOTS = 2  # parked companies are retried in slots of their own
 _FINISH_SECONDS = 4.0  # how long the end of a drain waits for transactions in hand
 
@@ -192,12 +192,12 @@ class _Drain:
     def _start(self) -> None:
         busy = sum(lane.task is not None and not lane.recovering for lane in self._lanes.values())
         free = self._settings.slots - busy - len(self._stuck)
-        ready = [lane for lane in self._lanes.values() if lane.task is None]
+        now = datetime.now(UTC)
+        ready = [lane for lane in self._lanes.values() if lane.is_ready(now)]
         for lane in ready[: max(free, 0)]:
             company = lane.company
             task = self._slots.submit(self._worker.serve, company, lane.take(), self._applied(company))
             lane.start(task)
-        now = datetime.now(UTC)
         for company, state in self._parked.items():
             waits = state.next_try_at > now or company in self._lanes or company in self._stuck
             if not waits and self._worker.is_registered(company):

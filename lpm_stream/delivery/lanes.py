@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import datetime
 from time import monotonic
 
 from lpm_stream.delivery.apply import Applied
@@ -12,6 +13,9 @@ from lpm_stream.hub.message import Received
 # The size of a company's transaction: large enough to be quick in a backlog, small enough to keep memory low
 # and to leave the slot to others soon.
 _BATCH_ROWS = 10_000
+# In a backlog a company's messages are collected for a moment: a transaction costs about as much as 500 rows.
+_BACKLOG_SECONDS = 10.0  # commits older than that are one
+_COLLECT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Lane:
         recovering: whether the company is parked and the task is its own reader, catching up.
         joins_at: for such a company, the sequence number behind which its messages are in `waiting`.
         waiting_bytes: size of what waits.
+        waiting_rows: number of changes that wait.
+        waiting_since: when the first of them came (monotonic seconds).
     """
 
     company: str
@@ -52,16 +58,32 @@ class Lane:
     recovering: bool = False
     joins_at: int = 0
     waiting_bytes: int = 0
+    waiting_rows: int = 0
+    waiting_since: float = 0.0
 
     def put(self, one: Received) -> None:
         """Adds a message at the end."""
+        if not self.waiting:
+            self.waiting_since = monotonic()
         self.waiting.append(one)
         self.waiting_bytes += len(one.message.body)
+        self.waiting_rows += one.message.rows
+
+    def is_ready(self, now: datetime) -> bool:
+        """Whether a task should start: nothing is in hand, and what waits is recent, or enough, or waits long."""
+        if self.task is not None or not self.waiting:
+            return False
+        age = (now - self.waiting[0].message.committed_at).total_seconds()
+        return (
+            age < _BACKLOG_SECONDS
+            or self.waiting_rows >= _BATCH_ROWS
+            or monotonic() - self.waiting_since >= _COLLECT_SECONDS
+        )
 
     def leave_to_own_reader(self, sequence_number: int) -> None:
         """Lets what waits for a company that is catching up go, up to that message."""
         self.waiting.clear()
-        self.waiting_bytes = 0
+        self.waiting_bytes = self.waiting_rows = 0
         self.joins_at = sequence_number
 
     def first_undelivered(self) -> Received | None:
@@ -78,6 +100,8 @@ class Lane:
             batch.append(self.waiting.popleft())
             rows += batch[-1].message.rows
             self.waiting_bytes -= len(batch[-1].message.body)
+        self.waiting_rows -= rows
+        self.waiting_since = monotonic()
         self.in_hand = batch
         return batch
 
