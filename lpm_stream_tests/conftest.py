@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from lpm_stream.control.registry import register
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests.example import SPEC, create_table
+
+# No deadlines: real files take as long as they take. What fails can be repeated from what is printed.
+hypothesis_settings.register_profile("lpm_stream", deadline=None, print_blob=True)
+hypothesis_settings.load_profile("lpm_stream")
 
 
 @pytest.fixture

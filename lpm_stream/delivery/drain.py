@@ -203,7 +203,9 @@ class _Drain:
             if not waits and self._worker.is_registered(company):
                 lane = Lane(company, state.partition, recovering=True)
                 lane.joins_at = self._read_through[state.partition]
-                lane.start(self._recovery.submit(self._worker.recover, state, self._applied(company)))
+                # It is read anew from where it was parked: its database need not have more than what comes before.
+                applied = min(self._applied(company), state.sequence_number - 1)
+                lane.start(self._recovery.submit(self._worker.recover, state, applied))
                 self._lanes[company] = lane
 
     def _applied(self, company: str) -> int:

@@ -52,19 +52,33 @@ def run_demo(stream: Stream, demo: Demo) -> Result | None:
         registry.register(stream.store, company)
     simulator = Simulator(stream.spec, stream.table, demo.companies, demo.rate)
     with running_dagster(stream.settings, demo.port) as dagster:
-        _wait(stream, demo, dagster, _Stage("Dagster is starting", _START_SECONDS, _sensors_at_work))
-        _wait(stream, demo, dagster, _Stage("catching up", _CATCH_UP_SECONDS, _caught_up(stream.table)))
-        if demo.stop.is_set():
-            return None
-        before = ledger.read(stream.store, stream.spec.name)
-        begun = time.monotonic()
+        streamed = _stream(stream, demo, dagster, simulator)
+        demo.show("stopping", read_status(stream), dagster.url)
+    return None if streamed is None else _audited(stream, simulator, streamed)
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """What was there when traffic began, how long there was traffic, and in how many ticks it was streamed."""
+
+    before: Mapping[str, Latencies]
+    seconds: float
+    ticks: int
+
+
+def _stream(stream: Stream, demo: Demo, dagster: Dagster, simulator: Simulator) -> _Streamed | None:
+    """Traffic for the demo's time, until all of it is delivered; None if the demo was stopped before."""
+    _wait(stream, demo, dagster, _Stage("Dagster is starting", _START_SECONDS, _sensors_at_work))
+    _wait(stream, demo, dagster, _Stage("catching up", _CATCH_UP_SECONDS, _caught_up(stream.table)))
+    before = ledger.read(stream.store, stream.spec.name)
+    begun = time.monotonic()
+    if not demo.stop.is_set():
         _traffic(stream, demo, dagster, simulator)
-        seconds = time.monotonic() - begun
-        if demo.seconds is None or demo.stop.is_set():
-            return None
-        _wait(stream, demo, dagster, _Stage("catching up", _CATCH_UP_SECONDS, _caught_up(stream.table)))
-        ticks = dagster.ticks()
-    return _result(stream, simulator, before, ticks, seconds)
+    seconds = time.monotonic() - begun
+    if demo.seconds is None or demo.stop.is_set():
+        return None
+    _wait(stream, demo, dagster, _Stage("catching up", _CATCH_UP_SECONDS, _caught_up(stream.table)))
+    return _Streamed(before, seconds, dagster.ticks())
 
 
 def _traffic(stream: Stream, demo: Demo, dagster: Dagster, simulator: Simulator) -> None:
@@ -131,15 +145,18 @@ def _caught_up(table: str) -> Callable[[Status], bool]:
     return is_done
 
 
-def _result(
-    stream: Stream, simulator: Simulator, before: Mapping[str, Latencies], ticks: int, seconds: float
-) -> Result:
-    from lpm_stream.audit.run import audit  # noqa: PLC0415 - DuckDB and pandas only for this
+def _audited(stream: Stream, simulator: Simulator, streamed: _Streamed) -> Result:
+    from lpm_stream.audit.run import audit  # noqa: PLC0415 - DuckDB only for this
 
-    after = ledger.read(stream.store, stream.spec.name)
-    received = {company: latencies.since(before.get(company, Latencies())) for company, latencies in after.items()}
+    received = {
+        company: latencies.since(streamed.before.get(company, Latencies()))
+        for company, latencies in ledger.read(stream.store, stream.spec.name).items()
+    }
     databases = registry.database_urls(stream.store, stream.settings)
-    report = audit(stream.spec, stream.table, databases, scratch=stream.settings.home / "scratch")
     return result_of(
-        committed=simulator.committed.changes, received=received, audit=report, ticks=ticks, seconds=seconds
+        committed=simulator.committed.changes,
+        received=received,
+        audit=audit(stream.spec, stream.table, databases, scratch=stream.settings.home / "scratch"),
+        ticks=streamed.ticks,
+        seconds=streamed.seconds,
     )

@@ -1,0 +1,161 @@
+"""Reads company databases, each in one read-only snapshot."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from lpm_stream.audit import sqlite
+from lpm_stream.audit.buckets import HASH
+from lpm_stream.audit.canonical import DATABASE, ODD, from_database, target_schema
+from lpm_stream.audit.report import KeyPart
+from lpm_stream.audit.scratch import one_line
+from lpm_stream.audit.sql import key_hash, quoted, streamed
+from lpm_stream.errors import TargetFaultError
+from lpm_stream.feed.spec import ColumnType, FeedSpec
+
+_STREAM = "database_stream"
+_ROWS_AT_ONCE = 4_000  # more were slower
+_KEYS_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What has to be known of one kind of database.
+
+    Attributes:
+        open: makes an engine that can only read; raises TargetFaultError if the URL names no database.
+        begin: the statement that begins a snapshot.
+        array: a column's values as they came from the driver, in canonical form, and the places of those that are
+            not of the contract's type, which become NULL.
+    """
+
+    open: Callable[[sa.URL], sa.Engine]
+    begin: str
+    array: Callable[[ColumnType, Sequence[Any]], tuple[pa.Array, Sequence[int]]]
+
+
+_DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {"sqlite": Dialect(sqlite.open_read_only, sqlite.BEGIN, sqlite.array)},
+)
+
+
+@contextmanager
+def database_rows(
+    db: duckdb.DuckDBPyConnection,
+    spec: FeedSpec,
+    company: str,
+    url: str,
+    keys: Sequence[tuple[KeyPart, ...]] | None = None,
+) -> Iterator[pa.RecordBatchReader]:
+    """A company's rows, of one snapshot, in canonical form. Nothing else may use `db` meanwhile.
+
+    Args:
+        db: the scratch database.
+        spec: the feed.
+        company: the company's id.
+        url: SQLAlchemy URL of its database.
+        keys: the keys to read, without NULLs. None reads all rows.
+
+    Yields:
+        The contract's columns, with `_database`, the company whose database it is; `_odd`, the columns (or NULL)
+        that hold something other than the contract's type; and the hash of the key.
+
+    Raises:
+        TargetFaultError: if the database cannot be read or lacks the table or a column of it.
+    """
+    failures: list[DBAPIError] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for statement in _statements(spec, keys):
+                yield from _read(connection, dialect, spec, company, statement)
+        except DBAPIError as error:
+            failures.append(error)
+            raise
+
+    columns = ", ".join(f"{from_database(spec, column)} AS {quoted(column.name)}" for column in spec.columns)
+    query = f"SELECT {DATABASE}, {columns}, {ODD}, {key_hash(spec)} AS {HASH} FROM {_STREAM}"
+    with _snapshot(url) as (connection, dialect):
+        _require_columns(connection, spec)
+        db.register(_STREAM, pa.RecordBatchReader.from_batches(target_schema(spec), batches()))
+        try:
+            with streamed(db, query) as reader:
+                yield reader
+        except (OSError, duckdb.InvalidInputException):
+            if failures:  # DuckDB passes on no more than its text
+                raise failures[0] from None
+            raise
+        finally:
+            db.unregister(_STREAM)
+
+
+@contextmanager
+def _snapshot(url: str) -> Iterator[tuple[sa.Connection, Dialect]]:
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError as error:
+        raise TargetFaultError("its database URL is not a SQLAlchemy URL; correct it in the registry") from error
+    dialect = _DIALECTS.get(parsed.get_backend_name())
+    if dialect is None:
+        raise TargetFaultError(
+            f"databases of kind {parsed.get_backend_name()!r} cannot be audited; use sqlite:///PATH"
+        )
+    engine = dialect.open(parsed)
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(dialect.begin)
+            yield connection, dialect
+    except DBAPIError as error:
+        raise TargetFaultError(
+            f"database {parsed.render_as_string()} cannot be read: {one_line(error.orig or error)}"
+        ) from error
+    finally:
+        engine.dispose()
+
+
+def _require_columns(connection: sa.Connection, spec: FeedSpec) -> None:
+    anything: sa.Select[Any] = sa.select(sa.literal_column("*")).select_from(sa.table(spec.name)).limit(0)
+    stored = set(connection.execute(anything).keys())
+    if lacking := [name for name in spec.column_names if name not in stored]:
+        raise TargetFaultError(f"its table {spec.name} lacks the contract's columns {', '.join(lacking)}")
+
+
+def _statements(spec: FeedSpec, keys: Sequence[tuple[KeyPart, ...]] | None) -> Iterator[sa.Select[Any]]:
+    table = sa.table(spec.name, *(sa.column(name) for name in spec.column_names))
+    if keys is None:
+        yield sa.select(table)
+        return
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        wanted = (
+            sa.and_(*(table.c[name] == part for name, part in zip(spec.primary_key, key, strict=True)))
+            for key in keys[start : start + _KEYS_AT_ONCE]
+        )
+        yield sa.select(table).where(sa.or_(*wanted))
+
+
+def _read(
+    connection: sa.Connection, dialect: Dialect, spec: FeedSpec, company: str, statement: sa.Select[Any]
+) -> Iterator[pa.RecordBatch]:
+    options = {"stream_results": True, "yield_per": _ROWS_AT_ONCE}
+    for rows in connection.execute(statement, execution_options=options).partitions():
+        yield _batch(dialect, spec, company, rows)
+
+
+def _batch(dialect: Dialect, spec: FeedSpec, company: str, rows: Sequence[sa.Row[Any]]) -> pa.RecordBatch:
+    arrays: list[pa.Array] = []
+    odd: dict[int, list[str]] = {}
+    for column, values in zip(spec.columns, zip(*rows, strict=True), strict=True):
+        array, places = dialect.array(column.type, values)
+        arrays.append(array)
+        for place in places:
+            odd.setdefault(place, []).append(column.name)
+    schema = target_schema(spec)
+    marks = pa.array([odd.get(place) for place in range(len(rows))], schema.field(ODD).type)
+    return pa.record_batch([pa.repeat(company, len(rows)), *arrays, marks], schema=schema)

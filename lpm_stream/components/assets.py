@@ -1,0 +1,41 @@
+"""A feed's assets, and what happens when somebody observes or materialises one by hand."""
+
+from typing import cast
+
+import dagster as dg
+
+from lpm_stream.components.by_hand import deliver_now, observe_source, publish_now
+from lpm_stream.components.specs import company_spec, hub_spec, source_spec
+from lpm_stream.feed.spec import FeedSpec
+
+
+def source_asset(spec: FeedSpec) -> dg.AssetsDefinition:
+    """The source table: external, and observable by hand."""
+
+    @dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]
+        specs=[source_spec(spec)], name=f"observe_{spec.source_table}"
+    )
+    def observe() -> dg.ObserveResult:
+        return observe_source(spec)
+
+    return cast("dg.AssetsDefinition", observe)
+
+
+def hub_asset(spec: FeedSpec) -> dg.AssetsDefinition:
+    """The feed's messages in the hub; materialising publishes until caught up."""
+
+    @dg.multi_asset(specs=[hub_spec(spec)], name=f"publish_{spec.name}_now")
+    def publish() -> dg.MaterializeResult[None]:
+        return publish_now(spec)
+
+    return publish
+
+
+def company_asset(spec: FeedSpec) -> dg.AssetsDefinition:
+    """The feed's table in a company's database; materialising catches the company up."""
+
+    @dg.multi_asset(specs=[company_spec(spec)], name=f"deliver_{spec.name}_now")
+    def deliver(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        return deliver_now(spec, context.partition_key)
+
+    return deliver

@@ -1,0 +1,51 @@
+"""The sensors that keep a feed moving."""
+
+import dagster as dg
+
+from lpm_stream.components.keys import company_key, hub_key
+from lpm_stream.components.ticks import deliver_tick, publish_tick
+from lpm_stream.feed.spec import FeedSpec
+
+_INTERVAL_SECONDS = 1  # less than the daemon's own 5: a tick follows the last at the daemon's next look
+
+
+def publish_sensor(spec: FeedSpec) -> dg.SensorDefinition:
+    """Moves the source table's new commits into the hub."""
+
+    @dg.sensor(
+        name=f"publish_{spec.name}",
+        target=dg.AssetSelection.assets(hub_key(spec)),
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Each tick publishes new commits of {spec.source_table} to the hub for LPM_STREAM_TICK_SECONDS, then "
+            f"reports what it did. It starts no runs; its ticks show as skipped, with what they did as the reason."
+        ),
+        owners=spec.owners,
+    )
+    def publish() -> dg.SensorResult:
+        return publish_tick(spec)
+
+    return publish
+
+
+def deliver_sensor(spec: FeedSpec) -> dg.SensorDefinition:
+    """Moves messages from the hub into the companies' databases."""
+
+    @dg.sensor(
+        name=f"deliver_{spec.name}",
+        target=dg.AssetSelection.assets(company_key(spec)),
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Each tick delivers messages from the hub to the companies' databases for LPM_STREAM_TICK_SECONDS, "
+            f"then reports the companies that received changes, each at most every "
+            f"{spec.reporting_window_seconds:g} s, and adds partitions for newly registered ones. It starts no "
+            f"runs; its ticks show as skipped, with what they did as the reason."
+        ),
+        owners=spec.owners,
+    )
+    def deliver(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return deliver_tick(spec, context)
+
+    return deliver

@@ -1,0 +1,115 @@
+"""What a feed's assets say about themselves before anything has run."""
+
+import dagster as dg
+
+from lpm_stream.components.keys import companies_partitions, company_key, hub_key, source_key
+from lpm_stream.feed.schema import COMMIT_VERSION
+from lpm_stream.feed.spec import Column, FeedSpec
+
+_VERSION = dg.TableColumn(
+    COMMIT_VERSION,
+    type="int64",
+    description="Version of the commit that the row is from.",
+    constraints=dg.TableColumnConstraints(nullable=False),
+)
+
+
+def source_spec(spec: FeedSpec) -> dg.AssetSpec:
+    """The source table, which somebody else writes."""
+    return dg.AssetSpec(
+        source_key(spec),
+        description=(
+            f"{spec.description}\n\n"
+            f"The table that others write; its Change Data Feed is where the stream starts. Sensor "
+            f"`publish_{spec.name}` reports its version and rows while it reads; *Observe* looks now."
+        ),
+        group_name=spec.name,
+        kinds={"deltalake", "table"},
+        owners=spec.owners,
+        metadata={
+            "dagster/column_schema": table_schema(spec),
+            "dagster/table_name": spec.source_table,
+            "dagster/storage_kind": "delta",
+            **_promises(spec),
+        },
+    )
+
+
+def hub_spec(spec: FeedSpec) -> dg.AssetSpec:
+    """The feed's messages in the hub."""
+    return dg.AssetSpec(
+        hub_key(spec),
+        deps=[source_key(spec)],
+        description=(
+            f"The changes of `{spec.source_table}` as messages, in commit order, each for one company "
+            f"(`{spec.company_column}`).\n\n"
+            f"Sensor `publish_{spec.name}` keeps it up to date. *Materialize* publishes until the table's newest "
+            f"commit is in the hub."
+        ),
+        group_name=spec.name,
+        kinds={"stream", spec.wire_format},
+        owners=spec.owners,
+        metadata={"wire_format": spec.wire_format, "schema_policy": spec.schema_policy},
+    )
+
+
+def company_spec(spec: FeedSpec) -> dg.AssetSpec:
+    """The feed's table in each company's database."""
+    return dg.AssetSpec(
+        company_key(spec),
+        deps=[hub_key(spec)],
+        description=(
+            f"Table `{spec.name}` in every company's own database, one partition a company: its rows of "
+            f"`{spec.source_table}` and nobody else's.\n\n"
+            f"Sensor `deliver_{spec.name}` keeps it up to date and reports a company that received changes at "
+            f"most every {spec.reporting_window_seconds:g} s. *Materialize* on a partition delivers everything "
+            f"that the hub holds for that company now."
+        ),
+        group_name=spec.name,
+        kinds={"sql", "table"},
+        owners=spec.owners,
+        partitions_def=companies_partitions(spec),
+        metadata={
+            "dagster/column_schema": table_schema(spec, _VERSION),
+            "dagster/table_name": spec.name,
+            **_promises(spec),
+            "reporting_window_seconds": spec.reporting_window_seconds,
+        },
+    )
+
+
+def _promises(spec: FeedSpec) -> dict[str, str | float]:
+    return {
+        "company_column": spec.company_column,
+        "primary_key": ", ".join(spec.primary_key),
+        "event_time_column": spec.event_time_column,
+        "schema_policy": spec.schema_policy,
+        "slo_seconds": spec.slo_seconds,
+    }
+
+
+def table_schema(spec: FeedSpec, *more: dg.TableColumn) -> dg.TableSchema:
+    """The contract as Dagster shows it, with further columns behind its own."""
+    return dg.TableSchema(
+        columns=[*(_column(spec, column) for column in spec.columns), *more],
+        constraints=dg.TableConstraints(other=[f"primary key: {', '.join(spec.primary_key)}"]),
+    )
+
+
+def _column(spec: FeedSpec, column: Column) -> dg.TableColumn:
+    roles = {
+        "company": column.name == spec.company_column,
+        "primary key": column.name in spec.primary_key,
+        "event time": column.name == spec.event_time_column,
+    }
+    notes = [role for role, has_it in roles.items() if has_it]
+    if column.max_length is not None:
+        notes.append(f"at most {column.max_length} characters")
+    return dg.TableColumn(
+        column.name,
+        type=column.type,
+        description=column.description,
+        constraints=dg.TableColumnConstraints(
+            nullable=column.nullable, unique=spec.primary_key == (column.name,), other=notes
+        ),
+    )

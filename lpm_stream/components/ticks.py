@@ -1,0 +1,137 @@
+"""What the sensors' ticks do: a drain with a deadline, and a report of what it did.
+
+A tick says what it did as its skip reason: that is the only message that Dagster shows of a tick without runs.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from lpm_stream.components import reports
+from lpm_stream.components.events import (
+    company_metadata,
+    company_tags,
+    hub_metadata,
+    hub_tags,
+    source_metadata,
+)
+from lpm_stream.components.keys import companies_partitions, company_key, hub_key, source_key
+from lpm_stream.components.partitions import by_partition_key, partition_key
+from lpm_stream.components.received import received_since
+from lpm_stream.components.source_table import look
+from lpm_stream.components.stopping import for_seconds
+from lpm_stream.control import leases, progress, registry
+from lpm_stream.delivery.drain import Delivery
+from lpm_stream.errors import LeaseLostError, LpmStreamError
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.publish.drain import Published
+from lpm_stream.settings import Settings
+from lpm_stream.stream import Stream, open_stream
+
+# Storing an event takes Dagster 5 to 9 ms, and the next tick waits for it.
+_REPORTS_A_TICK = 50
+
+
+def publish_tick(spec: FeedSpec) -> dg.SensorResult:
+    """Publishes until the tick's time is over.
+
+    Raises:
+        LpmStreamError: if the table cannot be followed or the hub does not take messages.
+    """
+    settings = Settings.load()
+    go_on = for_seconds(settings.tick_seconds)
+    with open_stream(settings, spec) as stream:
+        try:
+            done = stream.publisher().drain(poll_seconds=settings.poll_seconds, go_on=go_on)
+        except LeaseLostError as error:
+            return dg.SensorResult(skip_reason=str(error))
+        if done.standby:
+            return dg.SensorResult(skip_reason=_standby(stream, "publish"))
+        if not done.versions:
+            return dg.SensorResult(skip_reason=f"no new commit; the cursor is at version {done.version}")
+        observation = dg.AssetObservation(source_key(spec), metadata=source_metadata(look(spec, stream.table)))
+    return dg.SensorResult(
+        asset_events=[
+            observation,
+            dg.AssetMaterialization(hub_key(spec), metadata=hub_metadata(done), tags=hub_tags()),
+        ],
+        skip_reason=_published(done),
+    )
+
+
+def deliver_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Delivers until the tick's time is over, and reports companies whose window is over.
+
+    Raises:
+        LpmStreamError: if the hub or the control store cannot be read, so that the tick has nothing to show.
+    """
+    settings = Settings.load()
+    go_on = for_seconds(settings.tick_seconds)
+    with open_stream(settings, spec) as stream:
+        try:
+            done = stream.deliverer().drain(go_on=go_on)
+        except LeaseLostError:
+            done = Delivery(standby=True)
+        events, cursor = _company_events(stream, context.cursor)
+        news = _new_partitions(stream, context.instance)
+        what = _standby(stream, "deliver") if done.standby else _delivered(done)
+    _tell_problems(done, context, silent=not events and not news)
+    return dg.SensorResult(
+        asset_events=events,
+        dynamic_partitions_requests=[companies_partitions(spec).build_add_request(news)] if news else [],
+        cursor=cursor,
+        skip_reason=f"{what}; {len(events)} companies reported" if events else what,
+    )
+
+
+def _company_events(stream: Stream, cursor_text: str | None) -> tuple[list[dg.AssetMaterialization], str]:
+    now = datetime.now(UTC)
+    cursor = reports.Cursor.read(cursor_text, now)
+    received = received_since(stream.store, stream.spec.name, cursor.since)
+    window = timedelta(seconds=stream.spec.reporting_window_seconds)
+    chosen, cursor = reports.choose(cursor, received, now, window, _REPORTS_A_TICK)
+    newest = progress.read_deliveries(stream.store, stream.spec.name)
+    events = [
+        dg.AssetMaterialization(
+            company_key(stream.spec),
+            partition=partition_key(one.company),
+            metadata=company_metadata(one.rows, one.latencies, newest.get(one.company)),
+            tags=company_tags(stream.spec),
+        )
+        for one in chosen
+    ]
+    return events, cursor.model_dump_json()
+
+
+def _new_partitions(stream: Stream, instance: dg.DagsterInstance) -> list[str]:
+    """Partition keys of registered companies that Dagster does not know yet."""
+    known = set(instance.get_dynamic_partitions(stream.spec.company_column))
+    return [key for key in by_partition_key(registry.registered(stream.store)) if key not in known]
+
+
+def _tell_problems(done: Delivery, context: dg.SensorEvaluationContext, *, silent: bool) -> None:
+    """Logs problems with the tick; a tick that has nothing else to show fails.
+
+    A failed tick loses its events and new partitions, so one that has any must not fail.
+    """
+    for problem in done.problems:
+        context.log.error(problem)
+    if done.problems and silent:
+        raise LpmStreamError("; ".join(done.problems))
+
+
+def _standby(stream: Stream, role: str) -> str:
+    holder = leases.holders(stream.store).get(f"{role}:{stream.spec.name}")
+    return f"standing by: {holder or 'another worker'} is at it"
+
+
+def _published(done: Published) -> str:
+    bad = f", {done.quarantined:,} rows quarantined" if done.quarantined else ""
+    return f"published {done.versions:,} versions with {done.changes:,} changes, up to version {done.version}{bad}"
+
+
+def _delivered(done: Delivery) -> str:
+    if not done.changes:
+        return "nothing to deliver"
+    refused = f", {done.refused:,} rows quarantined" if done.refused else ""
+    return f"delivered {done.changes:,} changes to {len(done.companies):,} companies{refused}"

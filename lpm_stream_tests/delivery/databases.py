@@ -1,0 +1,79 @@
+"""Company databases for the tests, looked into through the connection that writes them."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from lpm_stream.delivery.database import CompanyDatabase
+from lpm_stream.delivery.sqlite import SqliteDatabase, SqliteTransaction
+from lpm_stream.delivery.watermark import Watermark
+from lpm_stream.feed.schema import CHANGE_TYPE
+from lpm_stream.hub.codec import AVRO, encode, to_wire
+from lpm_stream.hub.message import Message, Received
+from lpm_stream_tests.example import SPEC, orders
+
+
+def changes(kind: str, *keys: str, company: str = "A", **columns: Any) -> pl.DataFrame:
+    """Changes of one kind."""
+    return orders(keys, company, **columns).with_columns(pl.lit(kind).alias(CHANGE_TYPE))
+
+
+def carrying(version: int, *parts: pl.DataFrame, company: str = "A", **other: Any) -> Message:
+    """A message with these changes, a version's only chunk."""
+    rows = pl.concat(parts, how="diagonal") if parts else None
+    fields: dict[str, Any] = {
+        "feed": SPEC.name,
+        "company": company,
+        "version": version,
+        "committed_at": datetime.now(UTC),
+        "chunk": 0,
+        "last": True,
+        "attempt": f"attempt {version}",
+        "rows": 0 if rows is None else rows.height,
+        "fingerprint": SPEC.fingerprint,
+        "content_type": AVRO,
+        "body": b"" if rows is None else encode(to_wire(rows, AVRO), AVRO),
+    }
+    return Message(**(fields | other))
+
+
+def received(*messages: Message, start: int = 1) -> Sequence[Received]:
+    """The messages as a hub hands them out."""
+    return [Received(message, 0, number) for number, message in enumerate(messages, start)]
+
+
+def query(database: CompanyDatabase, statement: str) -> list[tuple[Any, ...]]:
+    """The rows of a query."""
+    with database.transaction() as transaction:
+        assert isinstance(transaction, SqliteTransaction)
+        return transaction.query(statement)
+
+
+def run(database: CompanyDatabase, statement: str) -> None:
+    """Executes a statement, committed."""
+    with database.transaction() as transaction:
+        assert isinstance(transaction, SqliteTransaction)
+        transaction.run(statement)
+
+
+def amounts(database: CompanyDatabase) -> dict[str, int]:
+    """Key to amount of every row."""
+    return {str(key): amount for key, amount in query(database, 'SELECT id, amount FROM "orders"')}
+
+
+def watermark(database: CompanyDatabase) -> Watermark:
+    """What the database says it has applied."""
+    with database.transaction() as transaction:
+        return transaction.watermark()
+
+
+def picky(database: SqliteDatabase, condition: str) -> None:
+    """Makes the table refuse rows, as a customer's own trigger would."""
+    for event in ("INSERT", "UPDATE"):
+        run(
+            database,
+            f"CREATE TRIGGER picky_{event} BEFORE {event} ON orders WHEN {condition} "
+            f"BEGIN SELECT RAISE(ABORT, 'not here'); END",
+        )

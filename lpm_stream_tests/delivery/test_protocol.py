@@ -1,0 +1,436 @@
+"""The delivery protocol against everything that may happen to it (Hypothesis decides what, and in which order)."""
+
+import functools
+import random
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from deltalake import DeltaTable, write_deltalake
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from lpm_stream.control import leases, parking, progress, quarantine, tables
+from lpm_stream.control.registry import database_urls, register
+from lpm_stream.control.store import ControlStore
+from lpm_stream.delivery import drain as deliver_drain
+from lpm_stream.delivery import lanes, worker
+from lpm_stream.delivery.sqlite import SqliteDatabase
+from lpm_stream.delivery.watermark import Watermark
+from lpm_stream.errors import LeaseLostError
+from lpm_stream.hub.message import Message, Received
+from lpm_stream.publish import pack
+from lpm_stream.settings import Settings
+from lpm_stream.stream import Stream, open_hub
+from lpm_stream_tests.delivery.databases import query
+from lpm_stream_tests.delivery.faults import BadHub, Bomb, Crash, put_steps_between
+from lpm_stream_tests.example import SPEC, create_table, deliver, orders, publish, undelivered
+
+COMPANIES = ("A", "B", "it's C")
+KEYS = [f"k{number}" for number in range(8)]
+SHM = Path("/dev/shm")  # in memory, where there is such a thing: durability is not what is tested here
+STEPS = st.integers(0, 40)
+SEEDS = st.integers(0, 2**16)
+SOME_KEYS = st.sets(st.sampled_from(KEYS), max_size=5)
+NAMES = st.sampled_from(COMPANIES)
+AMOUNTS = st.integers(0, 9)
+
+
+@dataclass(frozen=True)
+class Row:
+    company: str
+    amount: int
+    note: str
+
+
+Rows = Mapping[str, Row]
+ROWS = st.dictionaries(st.sampled_from(KEYS), st.builds(Row, NAMES, AMOUNTS, st.sampled_from("xyz")), max_size=6)
+
+
+@functools.cache
+def control_store_template() -> Path:
+    """A control store with its companies: making one takes longer than all that an example does with it."""
+    path = Path(tempfile.mkdtemp(prefix="lpm_stream_")) / "control.db"
+    with closing(ControlStore(f"sqlite:///{path}")) as store:
+        for company in COMPANIES:
+            register(store, company)
+    return path
+
+
+def frame(rows: Rows) -> pl.DataFrame:
+    base = orders(list(rows), [row.company for row in rows.values()])
+    return base.with_columns(
+        amount=pl.Series([row.amount for row in rows.values()], dtype=pl.Int64),
+        note=pl.Series([row.note for row in rows.values()], dtype=pl.String),
+    )
+
+
+def listed(keys: Sequence[str] | set[str]) -> str:
+    return ", ".join(f"'{key}'" for key in sorted(keys)) or "''"
+
+
+class Protocol(RuleBasedStateMachine):
+    """Commits, publishes, delivers, and lets everything go wrong.
+
+    `rows` is what the source table should hold, and `rows_at` what it held at each of its versions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(pack, "_CHUNK_ROWS", 2)
+        self.patch.setattr(pack, "_BUFFERED_ROWS", 5)
+        self.patch.setattr(lanes, "_BATCH_ROWS", 3)
+        self.patch.setattr(worker, "_RECOVERY_MESSAGES", 3)
+        self.patch.setattr(deliver_drain, "_READ_MESSAGES", 3)
+        self.patch.setattr(deliver_drain, "_SAVE_SECONDS", 0.0)
+        self.patch.setattr(leases, "TTL", timedelta(0))  # so that anybody may take over at any time
+        self.bomb = Bomb()
+        put_steps_between(self.bomb, self.patch)
+        self.rows: dict[str, Row] = {}
+        self.rows_at: dict[int, Rows] = {}
+        self.cursors: list[progress.Cursor] = []
+        self.copies: dict[str, Path] = {}
+        self.seen: dict[str, Watermark] = {}
+        self.kept_back: list[Message] = []
+
+    @initialize(rows=ROWS)
+    def open(self, rows: dict[str, Row]) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="lpm_stream_", dir=SHM if SHM.is_dir() else None))
+        shutil.copy(control_store_template(), self.home / "control.db")
+        found = Settings.load(self.home).model_copy(
+            update={"poll_seconds": 0.001, "hub_partitions": 2, "slots": 2}
+        )
+        self.hub = BadHub(open_hub(found), self.bomb)
+        self.stream = Stream(SPEC, found, ControlStore(found.control_url), self.hub)
+        create_table(self.stream.table, frame(rows))
+        self.rows = rows
+        self._committed()
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "stream"):
+                self.settle()
+        finally:
+            self.patch.undo()
+            if hasattr(self, "stream"):
+                self.stream.store.close()
+                self.hub.close()
+                shutil.rmtree(self.home)
+
+    # Commits
+
+    def _committed(self) -> None:
+        self.rows_at[DeltaTable(self.stream.table).version()] = dict(self.rows)
+
+    @rule(rows=ROWS)
+    def insert(self, rows: dict[str, Row]) -> None:
+        new = {key: row for key, row in rows.items() if key not in self.rows}
+        write_deltalake(self.stream.table, frame(new).to_arrow(), mode="append")
+        self.rows |= new
+        self._committed()
+
+    @rule(keys=SOME_KEYS, amount=AMOUNTS)
+    def update(self, keys: set[str], amount: int) -> None:
+        table = DeltaTable(self.stream.table)
+        table.update(updates={"amount": str(amount)}, predicate=f"id IN ({listed(keys)})")
+        self.rows |= {key: replace(self.rows[key], amount=amount) for key in keys & self.rows.keys()}
+        self._committed()
+
+    @rule(keys=SOME_KEYS, company=NAMES)
+    def move(self, keys: set[str], company: str) -> None:
+        quoted = company.replace("'", "''")
+        table = DeltaTable(self.stream.table)
+        table.update(updates={"customer": f"'{quoted}'"}, predicate=f"id IN ({listed(keys)})")
+        self.rows |= {key: replace(self.rows[key], company=company) for key in keys & self.rows.keys()}
+        self._committed()
+
+    @rule(keys=SOME_KEYS)
+    def delete(self, keys: set[str]) -> None:
+        DeltaTable(self.stream.table).delete(f"id IN ({listed(keys)})")
+        self.rows = {key: row for key, row in self.rows.items() if key not in keys}
+        self._committed()
+
+    @rule(one=st.sampled_from(KEYS), other=st.sampled_from(KEYS))
+    def change_keys(self, one: str, other: str) -> None:
+        """Swaps two keys, or gives a row a key that nobody has."""
+        table = DeltaTable(self.stream.table)
+        swapped = f"CASE WHEN id = '{one}' THEN '{other}' ELSE '{one}' END"
+        table.update(updates={"id": swapped}, predicate=f"id IN ({listed({one, other})})")
+        new_key = {one: other, other: one}
+        self.rows = {new_key.get(key, key): row for key, row in self.rows.items()}
+        self._committed()
+
+    @rule(rows=ROWS)
+    def replace_rows(self, rows: dict[str, Row]) -> None:
+        """Deletes rows and inserts others of the same keys, at once."""
+        new = {key: row for key, row in rows.items() if key in self.rows}
+        predicate = f"id IN ({listed(set(rows))})"
+        write_deltalake(self.stream.table, frame(new).to_arrow(), mode="overwrite", predicate=predicate)
+        self.rows |= new
+        self._committed()
+
+    @rule(company=NAMES, rows=ROWS)
+    def overwrite_company(self, company: str, rows: dict[str, Row]) -> None:
+        others = {key: row for key, row in self.rows.items() if row.company != company}
+        new = {key: replace(row, company=company) for key, row in rows.items() if key not in others}
+        predicate = "customer = '{}'".format(company.replace("'", "''"))
+        write_deltalake(self.stream.table, frame(new).to_arrow(), mode="overwrite", predicate=predicate)
+        self.rows = others | new
+        self._committed()
+
+    @rule(rows=ROWS)
+    def overwrite_everything(self, rows: dict[str, Row]) -> None:
+        write_deltalake(self.stream.table, frame(rows).to_arrow(), mode="overwrite")
+        self.rows = dict(rows)
+        self._committed()
+
+    @rule(upserts=ROWS, deletes=SOME_KEYS)
+    def merge(self, upserts: dict[str, Row], deletes: set[str]) -> None:
+        """Inserts, updates, moves and deletes at once."""
+        gone = {key: row for key, row in self.rows.items() if key in deletes - upserts.keys()}
+        source = pl.concat(
+            [
+                frame(upserts).with_columns(gone=pl.lit(value=False)),
+                frame(gone).with_columns(gone=pl.lit(value=True)),
+            ]
+        )
+        merger = DeltaTable(self.stream.table).merge(
+            source.to_arrow(), "target.id = source.id", source_alias="source", target_alias="target"
+        )
+        columns = {name: f"source.{name}" for name in SPEC.column_names}
+        merger.when_matched_delete("source.gone").when_matched_update(
+            columns, "NOT source.gone"
+        ).when_not_matched_insert(columns).execute()
+        self.rows = {key: row for key, row in self.rows.items() if key not in gone} | upserts
+        self._committed()
+
+    @rule(back=st.integers(1, 3))
+    def restore_table(self, back: int) -> None:
+        version = max(max(self.rows_at) - back, 0)
+        DeltaTable(self.stream.table).restore(version)
+        self.rows = dict(self.rows_at[version])
+        self._committed()
+
+    @rule()
+    def compact(self) -> None:
+        DeltaTable(self.stream.table).optimize.compact()
+        self._committed()
+
+    # Work, and what may happen to it
+
+    def _work(self, *drains: Callable[[Stream], object], steps: int | None = None) -> None:
+        """Runs drains, each in a thread of its own; the bomb may go off, and all but one may lose their lease."""
+        failures: list[BaseException] = []
+
+        def run(drain: Callable[[Stream], object]) -> None:
+            try:
+                drain(self.stream)
+            except BaseException as error:  # noqa: BLE001 - looked at below
+                failures.append(error)
+
+        self.bomb.set(steps)
+        threads = [threading.Thread(target=run, args=(drain,)) for drain in drains]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.bomb.set(None)
+        expected = (Crash, LeaseLostError) if len(drains) > 1 else Crash
+        for failure in failures:
+            if not isinstance(failure, expected):
+                raise failure
+        self._wait_for_slots()
+
+    @staticmethod
+    def _wait_for_slots() -> None:
+        """What was in the slots at a crash goes on, as a worker does that does not know it was replaced."""
+        for thread in threading.enumerate():
+            if thread.name.startswith(("deliver_", "recover_")):
+                thread.join()
+
+    @rule(steps=st.none() | STEPS, seed=st.none() | SEEDS)
+    def publish(self, steps: int | None, seed: int | None) -> None:
+        self.hub.mixing = None if seed is None else random.Random(seed)
+        self._work(publish, steps=steps)
+        self.hub.mixing = None
+        self._remember_cursor()
+
+    def _remember_cursor(self) -> None:
+        cursor = progress.read_cursor(self.stream.store, SPEC.name)
+        if cursor is not None:
+            self.cursors.append(cursor)
+
+    @rule(steps=st.none() | STEPS)
+    def deliver(self, steps: int | None) -> None:
+        self._work(deliver, steps=steps)
+
+    @rule(steps=st.none() | STEPS)
+    def publish_and_deliver_at_once(self, steps: int | None) -> None:
+        self._work(publish, deliver, steps=steps)
+
+    @rule(steps=st.none() | STEPS)
+    def two_deliverers_at_once(self, steps: int | None) -> None:
+        self._work(deliver, deliver, steps=steps)
+
+    @rule(steps=st.none() | STEPS)
+    def two_publishers_at_once(self, steps: int | None) -> None:
+        self._work(publish, publish, steps=steps)
+
+    @rule(steps=STEPS)
+    def publisher_falls_asleep(self, steps: int) -> None:
+        """It has packed what there is, and wakes up when others have gone on."""
+        self.hub.kept_back = []
+        self._work(publish, steps=steps)
+        self.kept_back, self.hub.kept_back = self.hub.kept_back, None
+        if self.cursors:  # it stored none: it has sent nothing yet
+            self._set_cursor(self.cursors[-1])
+        else:
+            with self.stream.store.write() as connection:
+                connection.execute(tables.cursors.delete())
+
+    @precondition(lambda self: self.kept_back)
+    @rule(count=st.integers(1, 10))
+    def publisher_wakes_up(self, count: int) -> None:
+        """It sends what it has, though it has lost its lease."""
+        self.hub.send(self.kept_back[:count])
+        self.kept_back = self.kept_back[count:]
+
+    @rule(seed=SEEDS, count=st.integers(1, 5))
+    def duplicate(self, seed: int, count: int) -> None:
+        """Messages that are in the hub are stored once more."""
+        stored = [one.message for one in self._received()]
+        if stored:
+            chance = random.Random(seed)
+            self.hub.send([chance.choice(stored) for _ in range(count)])
+
+    @precondition(lambda self: self.cursors)
+    @rule(data=st.data())
+    def set_cursor_back(self, data: st.DataObject) -> None:
+        self._set_cursor(data.draw(st.sampled_from(self.cursors)))
+
+    def _set_cursor(self, cursor: progress.Cursor) -> None:
+        with self.stream.store.write() as connection:
+            progress.write_cursor(connection, SPEC.name, cursor)
+
+    @rule(share=st.floats(0, 1), forget=st.booleans())
+    def set_checkpoints_back(self, share: float, forget: bool) -> None:
+        """As an older copy of the control store would."""
+        checkpoints = progress.read_checkpoints(self.stream.store, SPEC.name)
+        with self.stream.store.write() as connection:
+            for partition, sequence_number in checkpoints.items():
+                progress.write_checkpoint(connection, SPEC.name, partition, int(sequence_number * share))
+            if forget:
+                connection.execute(tables.deliveries.delete())
+
+    @rule(company=NAMES)
+    def copy_database(self, company: str) -> None:
+        path = self._path(company)
+        if path.exists():
+            self.copies[company] = Path(shutil.copy(path, self.home / f"{path.name}.copy"))
+
+    @rule(company=NAMES, gone=st.booleans())
+    def set_database_back(self, company: str, gone: bool) -> None:
+        """To the copy that was made of it, or to nothing."""
+        path = self._path(company)
+        if company in self.copies and not gone:
+            shutil.copy(self.copies[company], path)
+        else:
+            path.unlink(missing_ok=True)
+        self.seen.pop(company, None)
+
+    @rule(company=NAMES)
+    def park(self, company: str) -> None:
+        """As if its database had failed at the last message that it has."""
+        known = progress.read_deliveries(self.stream.store, SPEC.name).get(company)
+        mine = [one for one in self._received() if one.message.company == company]
+        last = [one for one in mine if known is not None and one.sequence_number <= known.sequence_number][-1:]
+        for one in last:
+            state = parking.park(company, one.partition, one.sequence_number, datetime.now(UTC), "by hand")
+            with self.stream.store.write() as connection:
+                parking.write_parked(connection, SPEC.name, company, state)
+
+    # What must hold
+
+    @rule()
+    def settle(self) -> None:
+        """Without further faults everything arrives."""
+        for _ in range(10):
+            self._work(publish)
+            self._work(deliver)
+            self._try_parked_now()
+            if undelivered(self.stream) == 0 and not parking.read_parked(self.stream.store, SPEC.name):
+                break
+        assert parking.read_parked(self.stream.store, SPEC.name) == {}
+        assert undelivered(self.stream) == 0
+        assert quarantine.counts(self.stream.store, SPEC.name) == {}
+        source = pl.DataFrame(DeltaTable(self.stream.table).to_pyarrow_table())
+        held = {row["id"]: Row(row["customer"], row["amount"], row["note"]) for row in source.to_dicts()}
+        assert source.height == len(held)
+        assert held == self.rows
+        deliveries = progress.read_deliveries(self.stream.store, SPEC.name)
+        for company in COMPANIES:
+            versions = [one.message.version for one in self._received() if one.message.company == company]
+            if not versions:
+                assert not self._path(company).exists()
+                continue
+            rows, watermark = self._stored(company)
+            assert rows == {key: row for key, row in self.rows.items() if row.company == company}
+            assert watermark.version == max(versions)
+            assert watermark.pending == {}
+            assert deliveries[company].version == watermark.version
+            assert deliveries[company].sequence_number == watermark.sequence_number
+
+    def _try_parked_now(self) -> None:
+        with self.stream.store.write() as connection:
+            past = datetime.now(UTC) - timedelta(seconds=1)
+            connection.execute(tables.parked.update().values(next_try_at=past))
+
+    @invariant()
+    def every_database_is_what_the_table_was_at_its_watermark(self) -> None:
+        for company in COMPANIES:
+            if not self._path(company).exists():
+                continue
+            rows, watermark = self._stored(company)
+            before = self.seen.get(company, Watermark())
+            assert watermark.version >= before.version
+            assert watermark.changes >= before.changes
+            assert watermark.fence >= before.fence
+            assert watermark.changes <= sum(
+                one.message.rows for one in self._received() if one.message.company == company
+            )
+            self.seen[company] = watermark
+            if not watermark.pending and watermark.version >= 0:
+                then = self.rows_at[watermark.version]
+                assert rows == {key: row for key, row in then.items() if row.company == company}
+
+    def _stored(self, company: str) -> tuple[Rows, Watermark]:
+        with closing(SqliteDatabase(SPEC, company, str(self._path(company)))) as database:
+            rows = query(database, "SELECT id, customer, amount, note FROM orders")
+            with database.transaction() as transaction:
+                return {key: Row(*values) for key, *values in rows}, transaction.watermark()
+
+    def _path(self, company: str) -> Path:
+        return Path(str(sa.make_url(database_urls(self.stream.store, self.stream.settings)[company]).database))
+
+    def _received(self) -> list[Received]:
+        return [one for part in self.hub.partitions() for one in self.hub.receive(part, 0, 1_000_000)]
+
+
+TestProtocol = Protocol.TestCase
+TestProtocol.settings = settings(
+    max_examples=40,
+    stateful_step_count=20,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

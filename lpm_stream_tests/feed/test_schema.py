@@ -1,0 +1,79 @@
+import polars as pl
+import pytest
+
+from lpm_stream.errors import SchemaError
+from lpm_stream.feed.schema import POLARS_TYPES, contract_schema, declared_type, fit
+from lpm_stream_tests.example import SPEC
+
+CONTRACT = contract_schema(SPEC)
+EVOLVE = SPEC.model_copy(update={"schema_policy": "evolve"})
+
+
+def test_the_contract_itself_fits():
+    found = fit(SPEC, CONTRACT)
+    assert found.schema == CONTRACT
+    assert list(found.schema) == SPEC.column_names
+    assert found.held == ()
+
+
+def test_the_order_of_the_sources_columns_does_not_matter():
+    assert list(fit(SPEC, dict(reversed(CONTRACT.items()))).schema) == SPEC.column_names
+
+
+@pytest.mark.parametrize(
+    ("column", "found"),
+    [
+        ("amount", pl.Int32()),
+        ("amount", pl.Int8()),
+        ("count", pl.Int16()),
+        ("weight", pl.Float32()),
+        ("weight", pl.Int32()),
+        ("ordered_at", pl.Datetime("us")),
+        ("ordered_at", pl.Datetime("ms", "UTC")),
+    ],
+    ids=str,
+)
+def test_a_narrower_source_fits_in_the_contracts_type(column, found):
+    assert fit(SPEC, CONTRACT | {column: found}).schema == CONTRACT
+
+
+@pytest.mark.parametrize(
+    ("column", "found", "said"),
+    [
+        ("amount", pl.String(), "column amount is String, declared int64"),
+        ("count", pl.Int64(), "column count is Int64, declared int32"),
+        ("weight", pl.Int64(), "column weight is Int64, declared float64"),
+        ("ordered_at", pl.Date(), "column ordered_at is Date, declared timestamp"),
+        ("ordered_at", pl.Datetime("ns", "UTC"), "declared timestamp"),
+        ("ordered_at", pl.Datetime("us", "Europe/Zurich"), "declared timestamp"),
+        ("note", pl.Binary(), "column note is Binary, declared string"),
+        ("amount", pl.Decimal(10, 2), "declared int64"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("spec", [SPEC, EVOLVE], ids=["freeze", "evolve"])
+def test_an_incompatible_type_names_column_types_and_what_to_do(spec, column, found, said):
+    with pytest.raises(SchemaError, match=said) as caught:
+        fit(spec, CONTRACT | {column: found})
+    assert "Publishing stops before this version" in str(caught.value)
+    assert "lpm_stream/defs/orders/defs.yaml" in str(caught.value)
+
+
+def test_all_problems_are_named_at_once():
+    source = {name: dtype for name, dtype in CONTRACT.items() if name != "note"} | {"amount": pl.String()}
+    with pytest.raises(SchemaError, match=r"column amount is String.*; column note \(string\) is missing"):
+        fit(SPEC, source)
+
+
+def test_further_columns_are_held_or_taken_in():
+    further = CONTRACT | {"extra": pl.Int64(), "nested": pl.Struct({"a": pl.Int64()})}
+    assert fit(SPEC, further).held == ("extra", "nested")
+    assert fit(SPEC, further).schema == CONTRACT
+    taken = fit(EVOLVE, further)
+    assert taken.schema == CONTRACT | {"extra": pl.Int64()}
+    assert taken.held == ("nested",)
+
+
+def test_every_declared_type_has_a_word():
+    assert {declared_type(dtype) for dtype in POLARS_TYPES.values()} == set(POLARS_TYPES)
+    assert declared_type(pl.Binary()) is None
