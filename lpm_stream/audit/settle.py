@@ -65,13 +65,15 @@ def settle(
     version = None
     if scratch.row_count(f"{schema}.{FAULTS}") > MOST_KEYS:
         return version
-    while (pending := _pending(scratch.db, spec, schema)) and time.monotonic() < deadline:
+    while pending := _pending(scratch.db, spec, schema):
         time.sleep(max(0.0, min(_PAUSE_SECONDS, deadline - time.monotonic())))
         table = newest()
         version = table.version()
         companies = _look_again(scratch, spec, table, databases, pending)
         _replace(scratch.db, spec, schema, companies)
         progress(Step("settle", scratch.row_count(f"{schema}.{FAULTS}")))
+        if time.monotonic() >= deadline:
+            break
     return version
 
 

@@ -51,9 +51,7 @@ def open_read_only(url: sa.URL) -> sa.Engine:
 
     def connect() -> sqlite3.Connection:
         # DuckDB pulls the rows from a thread of its own, one at a time.
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
         connection.text_factory = _TEXT
         return connection
 

@@ -10,6 +10,7 @@ import dagster as dg
 from lpm_stream.components.events import HUB_VERSION, company_metadata, hub_metadata, source_metadata
 from lpm_stream.components.partitions import by_partition_key
 from lpm_stream.components.source_table import look
+from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, ledger, parking, progress, registry
 from lpm_stream.control.latency import Latencies
 from lpm_stream.delivery.drain import Delivery
@@ -50,9 +51,8 @@ def publish_now(spec: FeedSpec) -> dg.MaterializeResult[None]:
             return drain(poll_seconds=settings.poll_seconds, go_on=lambda: True, until_caught_up=True)
 
         done = _ours_or_theirs(stream, "publish", drain, lambda: published() >= wanted)
-        if done is None:
-            done = Published(version=published(), newest_version=wanted)
-    return dg.MaterializeResult(metadata=hub_metadata(done), data_version=HUB_VERSION)
+        tally = Tally().plus(done) if done else Tally()
+        return dg.MaterializeResult(metadata=hub_metadata(tally, published(), 0), data_version=HUB_VERSION)
 
 
 def deliver_now(spec: FeedSpec, key: str) -> dg.MaterializeResult[None]:

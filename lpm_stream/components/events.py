@@ -9,10 +9,10 @@ import dagster as dg
 
 from lpm_stream.components.keys import hub_key
 from lpm_stream.components.source_table import TableState
+from lpm_stream.components.tally import Tally
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.progress import Delivered
 from lpm_stream.feed.spec import FeedSpec
-from lpm_stream.publish.drain import Published
 
 # The hub goes on all the time, each company as its changes come. Dagster would call a company's table out of sync
 # whenever the hub has been reported after it; so all that happens in the hub is one version of it.
@@ -51,19 +51,25 @@ def source_metadata(state: TableState) -> Metadata:
     return metadata
 
 
-def hub_metadata(done: Published) -> Metadata:
-    """Of the hub after a publish drain."""
+def hub_metadata(tally: Tally, version: int, behind: int) -> Metadata:
+    """Of the hub.
+
+    Args:
+        tally: what was published.
+        version: the last version fully published.
+        behind: number of versions that were still to come.
+    """
     metadata: dict[str, dg.MetadataValue] = {
-        "version": dg.MetadataValue.int(done.version),
-        "versions_behind": dg.MetadataValue.int(max(done.newest_version - done.version, 0)),
-        "versions": dg.MetadataValue.int(done.versions),
-        "rows": dg.MetadataValue.int(done.changes),
-        "messages": dg.MetadataValue.int(done.messages),
-        "bytes": dg.MetadataValue.int(done.bytes),
-        "quarantined": dg.MetadataValue.int(done.quarantined),
+        "version": dg.MetadataValue.int(version),
+        "versions_behind": dg.MetadataValue.int(max(behind, 0)),
+        "versions": dg.MetadataValue.int(tally.versions),
+        "rows": dg.MetadataValue.int(tally.changes),
+        "messages": dg.MetadataValue.int(tally.messages),
+        "bytes": dg.MetadataValue.int(tally.bytes),
+        "quarantined": dg.MetadataValue.int(tally.quarantined),
     }
-    if done.changes:
-        metadata["bytes_per_row"] = dg.MetadataValue.float(round(done.bytes / done.changes, 1))
+    if tally.changes:
+        metadata["bytes_per_row"] = dg.MetadataValue.float(round(tally.bytes / tally.changes, 1))
     return metadata
 
 

@@ -6,8 +6,9 @@ of that has been reported. So nothing is lost when a tick fails, and what anothe
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,12 +20,15 @@ LOOK_BACK = timedelta(hours=1)  # what was delivered before is not reported any 
 _LATE = timedelta(minutes=1)  # the ledger is written a little behind time, perhaps into the minute before
 
 
-class Reported(BaseModel):
-    """The last report about a company, and how many of its changes since `Cursor.since` have been reported."""
+class Reported(NamedTuple):
+    """A company's last report, as short as can be: Dagster stores the cursor with every tick.
 
-    model_config = ConfigDict(frozen=True)
+    Attributes:
+        at: when it was (Unix seconds).
+        rows: number of changes since `Cursor.since` that have been reported.
+    """
 
-    at: datetime
+    at: int
     rows: int
 
 
@@ -103,7 +107,7 @@ def choose(
         last = now if one.company in due else one.last
         rows = one.received_since(since) - (0 if one.company in due else one.unreported)
         if last is not None and (rows or now - last < window):
-            reported[one.company] = Reported(at=last, rows=rows)
+            reported[one.company] = Reported(int(last.timestamp()), rows)
     return [one.report() for one in due.values()], Cursor(since=since, reported=reported)
 
 
@@ -141,7 +145,7 @@ def _state(company: str, minutes: ByMinute, reported: Reported | None) -> _State
     total = sum(latencies.changes for latencies in minutes.values())
     if reported is None:
         return _State(company, minutes, total, None)
-    return _State(company, minutes, total - reported.rows, reported.at)
+    return _State(company, minutes, total - reported.rows, datetime.fromtimestamp(reported.at, UTC))
 
 
 def _minute(instant: datetime) -> datetime:

@@ -19,12 +19,13 @@ def publish_sensor(spec: FeedSpec) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Each tick publishes new commits of {spec.source_table} to the hub for LPM_STREAM_TICK_SECONDS, then "
-            f"reports what it did. It starts no runs; its ticks show as skipped, with what they did as the reason."
+            f"reports table and hub, at most every {spec.reporting_window_seconds:g} s. It starts no runs; its "
+            f"ticks show as skipped, with what they did as the reason."
         ),
         owners=spec.owners,
     )
-    def publish() -> dg.SensorResult:
-        return publish_tick(spec)
+    def publish(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return publish_tick(spec, context)
 
     return publish
 

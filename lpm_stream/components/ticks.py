@@ -20,6 +20,7 @@ from lpm_stream.components.partitions import by_partition_key, partition_key
 from lpm_stream.components.received import received_since
 from lpm_stream.components.source_table import look
 from lpm_stream.components.stopping import for_seconds
+from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, progress, registry
 from lpm_stream.delivery.drain import Delivery
 from lpm_stream.errors import LeaseLostError, LpmStreamError
@@ -32,8 +33,8 @@ from lpm_stream.stream import Stream, open_stream
 _REPORTS_A_TICK = 50
 
 
-def publish_tick(spec: FeedSpec) -> dg.SensorResult:
-    """Publishes until the tick's time is over.
+def publish_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Publishes until the tick's time is over, and reports the hub and the source table if their window is over.
 
     Raises:
         LpmStreamError: if the table cannot be followed or the hub does not take messages.
@@ -47,16 +48,17 @@ def publish_tick(spec: FeedSpec) -> dg.SensorResult:
             return dg.SensorResult(skip_reason=str(error))
         if done.standby:
             return dg.SensorResult(skip_reason=_standby(stream, "publish"))
-        if not done.versions:
-            return dg.SensorResult(skip_reason=f"no new commit; the cursor is at version {done.version}")
-        observation = dg.AssetObservation(source_key(spec), metadata=source_metadata(look(spec, stream.table)))
-    return dg.SensorResult(
-        asset_events=[
-            observation,
-            dg.AssetMaterialization(hub_key(spec), metadata=hub_metadata(done), tags=hub_tags()),
-        ],
-        skip_reason=_published(done),
-    )
+        now = datetime.now(UTC)
+        tally = Tally.read(context.cursor).plus(done)
+        events: list[dg.AssetObservation | dg.AssetMaterialization] = []
+        if tally.is_due(now, timedelta(seconds=spec.reporting_window_seconds)):
+            behind = done.newest_version - done.version
+            state = source_metadata(look(spec, stream.table))
+            published = hub_metadata(tally, done.version, behind)
+            events.append(dg.AssetObservation(source_key(spec), metadata=state))
+            events.append(dg.AssetMaterialization(hub_key(spec), metadata=published, tags=hub_tags()))
+            tally = Tally(reported_at=now)
+    return dg.SensorResult(asset_events=events, cursor=tally.model_dump_json(), skip_reason=_published(done))
 
 
 def deliver_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -126,6 +128,8 @@ def _standby(stream: Stream, role: str) -> str:
 
 
 def _published(done: Published) -> str:
+    if not done.versions:
+        return f"no new commit; the cursor is at version {done.version}"
     bad = f", {done.quarantined:,} rows quarantined" if done.quarantined else ""
     return f"published {done.versions:,} versions with {done.changes:,} changes, up to version {done.version}{bad}"
 

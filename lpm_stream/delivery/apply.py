@@ -39,15 +39,15 @@ class WatermarkWentBackError(TargetFaultError):
     """A database has applied less than it had before: an older copy was put in its place.
 
     Attributes:
-        sequence_number: of the newest message that it still has.
+        watermark: what it still has.
     """
 
-    def __init__(self, sequence_number: int) -> None:
+    def __init__(self, watermark: Watermark) -> None:
         super().__init__(
-            f"the database's watermark went back to message {sequence_number}: an older copy was restored; "
-            f"delivering again from there"
+            f"the database's watermark went back to message {watermark.sequence_number}: an older copy was "
+            f"restored; delivering again from there"
         )
-        self.sequence_number = sequence_number
+        self.watermark = watermark
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _apply(spec: FeedSpec, database: CompanyDatabase, batch: Batch, rows: pl.Dat
     with database.transaction() as transaction:
         before = transaction.watermark()
         if before.sequence_number < batch.applied_before:
-            raise WatermarkWentBackError(before.sequence_number)
+            raise WatermarkWentBackError(before)
         fresh = [one.message for one in batch.received if not before.covers(one.message)]
         after = before
         if fresh:

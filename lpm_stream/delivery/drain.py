@@ -203,9 +203,7 @@ class _Drain:
             if not waits and self._worker.is_registered(company):
                 lane = Lane(company, state.partition, recovering=True)
                 lane.joins_at = self._read_through[state.partition]
-                # It is read anew from where it was parked: its database need not have more than what comes before.
-                applied = min(self._applied(company), state.sequence_number - 1)
-                lane.start(self._recovery.submit(self._worker.recover, state, applied))
+                lane.start(self._recovery.submit(self._worker.recover, state, self._applied(company)))
                 self._lanes[company] = lane
 
     def _applied(self, company: str) -> int:
@@ -234,8 +232,10 @@ class _Drain:
             leases.renew(self._store, self._lease)  # raises if it is lost; else only this database says so
             self._park(lane, str(error))
         except WatermarkWentBackError as error:
-            self._applied_before[lane.company] = error.sequence_number
-            self._park(lane, str(error), error.sequence_number + 1)
+            found = error.watermark
+            self._applied_before[lane.company] = found.sequence_number
+            self._unsaved.find(lane.company, found)
+            self._park(lane, str(error), found.sequence_number + 1)
         except LpmStreamError as error:
             self._park(lane, str(error))
         except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - others' delivery goes on
@@ -292,6 +292,8 @@ class _Drain:
         if applied is None:
             return
         latencies = self._unsaved.add(company, applied)
+        if not applied.messages and applied.watermark.sequence_number > self._applied(company):
+            self._unsaved.find(company, applied.watermark)
         self._applied_before[company] = applied.watermark.sequence_number
         self._done.companies.setdefault(company, Latencies()).merge(latencies)
         self._done.versions[company] = applied.watermark.version

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
@@ -10,6 +10,7 @@ from lpm_stream.control import ledger, parking, progress
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
 from lpm_stream.delivery.apply import Applied
+from lpm_stream.delivery.watermark import Watermark
 
 
 @dataclass
@@ -39,6 +40,14 @@ class Unsaved:
                 applied.applied_at,
             )
         return latencies
+
+    def find(self, company: str, watermark: Watermark) -> None:
+        """Notes what a database turns out to have: more than is known, after a crash, or less, an older copy.
+
+        Without it nobody would notice if the database lost that again, or everybody again and again.
+        """
+        at = datetime.now(UTC)
+        self.delivered[company] = progress.Delivered(watermark.version, watermark.sequence_number, at, at)
 
     def save(self, connection: sa.Connection, feed: str) -> None:
         """Writes everything within the connection's transaction."""

@@ -92,7 +92,7 @@ def model(table: list[Row], stored: dict[str, list[Row]]) -> tuple[dict[str, Cou
     return found, sum(count > 1 for count in Counter(map(key, table)).values())
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_audit_finds_what_the_definitions_say(monkeypatch: pytest.MonkeyPatch, data: st.DataObject) -> None:
     monkeypatch.setattr(compare, "_MOST_BYTES", data.draw(st.sampled_from([2**20, 2**20, 500]), "most bytes"))

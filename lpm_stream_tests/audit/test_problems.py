@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from deltalake import DeltaTable, write_deltalake
+from pyarrow import ipc
 
-from lpm_stream.audit.buckets import Buckets
+from lpm_stream.audit.buckets import FAN_OUT, Buckets
 from lpm_stream.audit.run import audit
 from lpm_stream.errors import LpmStreamError, SchemaError, SourceError
 from lpm_stream_tests.audit.world import SPEC, World, as_stored, connect, faults, frame, insert, of, rows, run_sql
@@ -141,13 +142,32 @@ def test_scratch_directory_that_is_none(world: World) -> None:
         audit(SPEC, world.table, {}, scratch=world.scratch)
 
 
-def test_scratch_file_that_lost_rows_is_noticed(tmp_path: Path) -> None:
-    batch = frame(rows(range(2_000), "A")).to_arrow().combine_chunks().to_batches()[0]
+@pytest.fixture
+def buckets(tmp_path: Path) -> Buckets:
+    """Buckets with 4,000 rows."""
+    [batch] = frame(rows(range(2_000), "A")).to_arrow().combine_chunks().to_batches()
     batch = batch.append_column("_hash", batch.column("rowid"))
-    with Buckets(tmp_path / "buckets") as buckets:
-        assert buckets.add([batch, batch]) == 4_000
-    assert sum(part.num_rows for number in range(16) for part in buckets.rows(number)) == 4_000
+    with Buckets(tmp_path / "buckets") as filled:
+        assert filled.add([batch, batch]) == 4_000
+    return filled
+
+
+def count(buckets: Buckets) -> list[int]:
+    return [sum(batch.num_rows for batch in buckets.rows(number)) for number in range(FAN_OUT)]
+
+
+def test_bucket_is_divided_by_further_bits(buckets: Buckets) -> None:
+    assert count(buckets) == [250] * FAN_OUT
+    assert set(count(buckets.split(3))) == {14, 16}
+
+
+def test_scratch_file_that_lost_rows_is_noticed(buckets: Buckets, tmp_path: Path) -> None:
     file = tmp_path / "buckets" / "3.arrow"
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    first = next(iter(buckets.rows(3)))
+    with ipc.new_stream(str(file), first.schema) as writer:
+        writer.write_batch(first)
+    with pytest.raises(LpmStreamError, match=r"scratch directory .* cannot be used \(125 of 250 rows read back\)"):
+        list(buckets.rows(3))
+    file.write_bytes(file.read_bytes()[:1_000])
     with pytest.raises(LpmStreamError, match=r"scratch directory .* cannot be used"):
         list(buckets.rows(3))

@@ -37,7 +37,7 @@ query Events($path: [String!]!, $partitions: [String!]) {
 """
 
 LAUNCH = """
-mutation Launch($path: [String!]!, $partition: String!) {
+mutation Launch($path: [String!]!, $tags: [ExecutionTag!]!) {
   launchRun(
     executionParams: {
       selector: {
@@ -47,7 +47,7 @@ mutation Launch($path: [String!]!, $partition: String!) {
         assetSelection: [{path: $path}]
         assetCheckSelection: []
       }
-      executionMetadata: {tags: [{key: "dagster/partition", value: $partition}]}
+      executionMetadata: {tags: $tags}
     }
   ) {
     __typename

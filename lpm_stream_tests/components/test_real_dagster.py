@@ -1,9 +1,10 @@
 """A real webserver and daemon on a real home directory, asked through GraphQL as a browser asks."""
 
+import itertools
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from lpm_stream.components.partitions import partition_key
 from lpm_stream.control.registry import register
 from lpm_stream.demo.dagster import Dagster, running_dagster
 from lpm_stream.feed.load import load_feeds
+from lpm_stream.settings import Settings
 from lpm_stream.source.simulate import Simulator
 from lpm_stream.stream import open_stream
-from lpm_stream_tests.components.graphql import EVENTS, LAUNCH, PARTITIONS, RUN, TICKS, ask, numbers
+from lpm_stream_tests.components.graphql import EVENTS, LAUNCH, PARTITIONS, RUN, STALENESS, TICKS, ask, numbers
 
 PROJECT = Path(lpm_stream.__file__).parents[1]
 COMPANIES = ["ACME", 'it\'s "a/b...c"', "Zürich 🚑"]
+SOURCE, HUB, TABLE = ["lakehouse", "tdr_streaming"], ["hub", "tdr_messages"], ["companies", "tdr"]
 PATIENCE = 100  # seconds; far more than any of this takes
 
 
@@ -50,60 +53,79 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def home(settings, monkeypatch):
-    """A home directory with companies, a table of some commits, and an instance of Dagster."""
-    monkeypatch.setenv("LPM_STREAM_TICK_SECONDS", "2")
+def traffic(settings: Settings) -> Callable[[], None]:
+    """Commits 60 changes with each call, for registered companies; it has done so three times."""
     [spec] = load_feeds().values()
-    simulator = Simulator(spec, settings.table_location(spec.source_table), COMPANIES, rate=60, seed=1)
-    now = datetime.now(UTC)
-    for second in range(3):
-        simulator.step(now + timedelta(seconds=second))
     with open_stream(settings, spec) as stream:
         for company in COMPANIES:
             register(stream.store, company)
-    dagster_home = settings.home / "dagster"
-    dagster_home.mkdir()
-    shutil.copy(PROJECT / "dagster.yaml", dagster_home)
-    with dg.DagsterInstance.from_config(str(dagster_home)):
+    simulator = Simulator(spec, settings.table_location(spec.source_table), COMPANIES, rate=60, seed=1)
+    seconds = itertools.count()
+    begun = datetime.now(UTC)
+
+    def commit() -> None:
+        simulator.step(begun + timedelta(seconds=next(seconds)))
+
+    for _ in range(3):
+        commit()
+    return commit
+
+
+@pytest.fixture
+def dagster(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagster]:
+    """A webserver that answers, and a daemon; ticks are short."""
+    monkeypatch.setenv("LPM_STREAM_TICK_SECONDS", "2")
+    home = settings.home / "dagster"
+    home.mkdir()
+    shutil.copy(PROJECT / "dagster.yaml", home)
+    with dg.DagsterInstance.from_config(str(home)):
         pass  # two processes that find no databases get in each other's way
-    return settings
+    with running_dagster(settings, free_port()) as running:
+        eventually(lambda: answers(running))
+        yield running
 
 
-def test_sensors_partitions_and_a_run(home):
+def test_sensors_partitions_and_a_run(traffic, dagster):
     keys = sorted(partition_key(company) for company in COMPANIES)
-    with running_dagster(home, free_port()) as dagster:
 
-        def question(query: str, **variables: Any) -> Any:
-            dagster.require_alive()
-            return ask(dagster.url, query, **variables)
+    def question(query: str, **variables: Any) -> Any:
+        dagster.require_alive()
+        return ask(dagster.url, query, **variables)
 
-        def ticks(name: str) -> list[Any]:
-            found = question(TICKS, name=name)["sensorState"]["ticks"]
-            assert [tick["error"] for tick in found if tick["error"]] == []
-            return [tick for tick in found if tick["status"] == "SKIPPED"]
+    def told(path: list[str], **which: Any) -> list[dict[str, float]]:
+        return [numbers(event) for event in question(EVENTS, path=path, **which)["assetMaterializations"]]
 
-        eventually(lambda: answers(dagster))
-        eventually(lambda: sorted(question(PARTITIONS, path=["companies", "tdr"])["partitionKeys"]) == keys)
-        published = eventually(lambda: ticks("publish_tdr"))
-        delivered = eventually(lambda: ticks("deliver_tdr"))
-        assert "published 4 versions with 180 changes" in "".join(tick["skipReason"] for tick in published)
-        assert "3 companies reported" in "".join(tick["skipReason"] for tick in delivered)
+    def told_of(key: str) -> list[dict[str, float]]:
+        return told(TABLE, partitions=[key])
 
-        source = question(EVENTS, path=["lakehouse", "tdr_streaming"])
-        assert numbers(source["assetObservations"][0])["version"] == 3
-        [hub] = question(EVENTS, path=["hub", "tdr_messages"])["assetMaterializations"]
-        assert numbers(hub)["rows"] == 180
-        for key in keys:
-            [company] = question(EVENTS, path=["companies", "tdr"], partitions=[key])["assetMaterializations"]
-            told = numbers(company)
-            assert told["rows"] > 0
-            assert told["watermark_version"] == 3
-            assert 0 < told["latency_p50_seconds"] <= told["latency_max_seconds"]
-
-        launched = question(LAUNCH, path=["companies", "tdr"], partition=keys[0])
-        run_id = launched["run"]["runId"]
+    def run(path: list[str], **tags: str) -> str:
+        wanted = [{"key": f"dagster/{name}", "value": value} for name, value in tags.items()]
+        run_id = question(LAUNCH, path=path, tags=wanted)["run"]["runId"]
         eventually(lambda: question(RUN, id=run_id)["endTime"])
         assert question(RUN, id=run_id)["status"] == "SUCCESS"
-        newest = question(EVENTS, path=["companies", "tdr"], partitions=[keys[0]])["assetMaterializations"][0]
-        assert newest["runId"] == run_id
-        assert numbers(newest)["watermark_version"] == 3
+        return str(run_id)
+
+    eventually(lambda: sorted(question(PARTITIONS, path=TABLE)["partitionKeys"]) == keys)
+    eventually(lambda: sum(event["rows"] for event in told(HUB)) == 180)
+    eventually(lambda: sum(event["rows"] for key in keys for event in told_of(key)) == 180)
+    for key in keys:
+        newest = told_of(key)[0]
+        assert newest["watermark_version"] == 3
+        assert 0 < newest["latency_p50_seconds"] <= newest["latency_max_seconds"]
+    observed = question(EVENTS, path=SOURCE)["assetObservations"]
+    assert numbers(observed[0])["version"] == 3
+
+    for name in ("publish_tdr", "deliver_tdr"):
+        ticks = question(TICKS, name=name)["sensorState"]["ticks"]
+        assert [tick["error"] for tick in ticks if tick["error"]] == []
+        assert "SKIPPED" in {tick["status"] for tick in ticks}  # what a tick without runs is called
+
+    traffic()
+    run(HUB)
+    assert told(HUB)[0]["version"] == 4
+    run_id = run(TABLE, partition=keys[0])
+    newest_event = question(EVENTS, path=TABLE, partitions=[keys[0]])["assetMaterializations"][0]
+    assert newest_event["runId"] == run_id
+    assert numbers(newest_event)["watermark_version"] == 4
+    for key in keys:
+        assert question(STALENESS, path=TABLE, partition=key) == {"staleStatus": "FRESH", "staleCauses": []}

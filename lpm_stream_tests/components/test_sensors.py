@@ -9,10 +9,11 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from lpm_stream.components.partitions import partition_key
+from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, ledger
 from lpm_stream.control.registry import register
 from lpm_stream.errors import LpmStreamError, SchemaError
-from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish
+from lpm_stream_tests.example import SPEC, START, append, assert_delivered, deliver, orders, publish
 
 ODD_IDS = ["it's", "a/b", "..", "a...b", "tab\tbed", "100%", "Zürich 🚑", 'say "hi"', "x" * 300]
 
@@ -60,6 +61,19 @@ def test_publish_says_so_when_there_is_nothing(stream, tick):
     data = tick("publish_orders")
     assert not data.asset_events
     assert data.skip_message == "no new commit; the cursor is at version 0"
+
+
+def test_publish_reports_once_in_its_window_all_that_it_did(stream, tick):
+    first = tick("publish_orders")
+    append(stream.table, orders(["1", "2"], "A"))
+    second = tick("publish_orders", first.cursor)
+    assert not second.asset_events
+    assert second.skip_message == "published 1 versions with 2 changes, up to version 1"
+    append(stream.table, orders(["3"], "A"))
+    overdue = Tally.read(second.cursor).model_copy(update={"reported_at": START})
+    third = tick("publish_orders", overdue.model_dump_json())
+    counts = values(third.asset_events[1])
+    assert (counts["version"], counts["versions"], counts["rows"]) == (2, 2, 3)
 
 
 def test_publish_shows_what_is_held_back(stream, tick):

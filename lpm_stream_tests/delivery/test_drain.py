@@ -197,6 +197,22 @@ def test_a_database_restored_from_an_older_copy_is_delivered_again(stream):
     assert parked(stream) == {}
 
 
+def test_what_was_applied_before_a_crash_is_known_after_it(stream, monkeypatch):
+    """Else a database that is deleted later would start in the middle."""
+    commit(stream, A="1")
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "write_deliveries", _fail)
+        with pytest.raises(LpmStreamError):
+            deliver(stream)
+    deliver(stream)
+    assert delivered(stream, "A") == 1
+    path_of(stream, "A").unlink()
+    commit(stream, A="2")
+    deliver(stream)
+    try_again_now(stream)
+    assert_delivered(stream, ["A"])
+
+
 def test_a_deleted_database_is_delivered_again(stream):
     commit(stream, A="1 2", B="3")
     deliver(stream)
