@@ -37,5 +37,9 @@ class TargetFaultError(LpmStreamError):
     """A company's database as a whole is the problem: down, locked, full, refusing. Park and retry."""
 
 
+class NoDatabaseError(TargetFaultError):
+    """A company's database does not exist: right for one that has received nothing yet."""
+
+
 class RowFaultError(LpmStreamError):
     """A company's database refuses a value: the row is the problem, not the database."""

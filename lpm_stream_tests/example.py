@@ -41,7 +41,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def orders(
-    keys: Sequence[str], customers: Sequence[str | None] | str, amount: int = 1, **columns: Any
+    keys: Sequence[str], customers: Sequence[str | None] | str, amount: int | None = 1, **columns: Any
 ) -> pl.DataFrame:
     """Orders with these keys; `columns` replaces whole columns by one value each."""
     count = len(keys)
@@ -78,7 +78,7 @@ def append(location: str, rows: pl.DataFrame, **options: Any) -> None:
 def source_rows(location: str) -> pl.DataFrame:
     """What a table holds now.
 
-    Not read with `to_pyarrow_table`: after it a process that ends soon is aborted now and then (delta-rs issue 2184).
+    Not with `to_pyarrow_table`: a process that ends soon after it is aborted now and then (delta-rs issue 2184).
     """
     engine = QueryBuilder().register("source", DeltaTable(location))
     return pl.DataFrame(engine.execute("SELECT * FROM source").read_all())

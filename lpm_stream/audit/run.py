@@ -100,16 +100,16 @@ def audit(
 
 def _add_databases(
     target: Buckets, db: duckdb.DuckDBPyConnection, spec: FeedSpec, databases: Mapping[str, str], tell: Progress
-) -> dict[str, int | str]:
+) -> dict[str, int | TargetFaultError]:
     """For each company, how many rows its database holds, or why it could not be read."""
-    read: dict[str, int | str] = {}
+    read: dict[str, int | TargetFaultError] = {}
     for company, url in databases.items():
         rows = 0
         try:
             with database_rows(db, spec, company, url) as reader:
                 rows = read[company] = target.add(reader)
         except TargetFaultError as error:
-            read[company] = str(error)
+            read[company] = error
         tell(Step("database", rows, company))
     return read
 

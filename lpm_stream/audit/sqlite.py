@@ -15,7 +15,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from lpm_stream.audit.canonical import ARROW_TYPES
-from lpm_stream.errors import TargetFaultError
+from lpm_stream.errors import NoDatabaseError, TargetFaultError
 from lpm_stream.feed.spec import ColumnType
 
 BEGIN = "BEGIN"  # the first read then fixes what the transaction sees
@@ -43,10 +43,15 @@ def open_read_only(url: sa.URL) -> sa.Engine:
     The one trace it may leave, beside a file in WAL mode that nobody had open, is an empty `-wal` and its `-shm`.
 
     Raises:
+        NoDatabaseError: if there is no such file.
         TargetFaultError: if the URL names no file.
     """
     if not url.database or url.database == ":memory:":
         raise TargetFaultError(f"database {url.render_as_string()} is not a file; use sqlite:///PATH")
+    if not Path(url.database).exists():
+        raise NoDatabaseError(
+            f"database {url.render_as_string()} does not exist; deliver makes it when there are rows"
+        )
     uri = f"{Path(url.database).absolute().as_uri()}?mode=ro"
 
     def connect() -> sqlite3.Connection:

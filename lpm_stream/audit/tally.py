@@ -9,6 +9,7 @@ from lpm_stream.audit.canonical import DATABASE
 from lpm_stream.audit.findings import AMBIGUOUS, COLUMNS, FAULT, FAULTS, TABLE_ROWS
 from lpm_stream.audit.report import CompanyAudit, Counts, Example, Fault
 from lpm_stream.audit.sql import quoted
+from lpm_stream.errors import NoDatabaseError, TargetFaultError
 from lpm_stream.feed.spec import FeedSpec
 
 _MOST_EXAMPLES = 10
@@ -17,7 +18,7 @@ _Found = tuple[int, tuple[Example, ...]]  # how often, and where first
 
 
 def tally(
-    db: duckdb.DuckDBPyConnection, spec: FeedSpec, schema: str, read: Mapping[str, int | str]
+    db: duckdb.DuckDBPyConnection, spec: FeedSpec, schema: str, read: Mapping[str, int | TargetFaultError]
 ) -> tuple[CompanyAudit, ...]:
     """What was found of each company.
 
@@ -55,9 +56,13 @@ def _faults_per_company(
     return found
 
 
-def _company(company: str, in_table: int, read: int | str, found: Mapping[Fault, _Found]) -> CompanyAudit:
-    if isinstance(read, str):
-        return CompanyAudit(company, Counts(rows_in_table=in_table, missing=in_table), problem=read)
+def _company(
+    company: str, in_table: int, read: int | TargetFaultError, found: Mapping[Fault, _Found]
+) -> CompanyAudit:
+    if isinstance(read, NoDatabaseError) and not in_table:
+        return CompanyAudit(company, Counts())
+    if isinstance(read, TargetFaultError):
+        return CompanyAudit(company, Counts(rows_in_table=in_table, missing=in_table), problem=str(read))
     counts = {fault: count for fault, (count, _) in found.items()}
     examples = {fault: first for fault, (_, first) in found.items()}
     return CompanyAudit(company, Counts(in_table, read, **counts), examples)

@@ -14,13 +14,14 @@ from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, ledger, parking, progress, registry
 from lpm_stream.control.latency import Latencies
 from lpm_stream.delivery.drain import Delivery
-from lpm_stream.errors import LpmStreamError
+from lpm_stream.errors import LeaseLostError, LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.publish.drain import Published
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 
 _LOOK_SECONDS = 0.3  # between looks at what another worker has done
+_PATIENCE_SECONDS = 600.0  # with another worker; tens of millions of rows take less
 
 
 class _Done(Protocol):
@@ -31,16 +32,20 @@ _D = TypeVar("_D", bound=_Done)
 
 
 def observe_source(spec: FeedSpec) -> dg.ObserveResult:
-    """Looks at the source table."""
+    """Looks at the source table.
+
+    Raises:
+        SourceError: if there is none.
+    """
     settings = Settings.load()
     return dg.ObserveResult(metadata=source_metadata(look(spec, settings.table_location(spec.source_table))))
 
 
 def publish_now(spec: FeedSpec) -> dg.MaterializeResult[None]:
-    """Publishes until the table's newest commit is in the hub, or sees another worker do it."""
+    """Publishes until the commit that is the table's newest now is in the hub, or sees another worker do it."""
     settings = Settings.load()
     with open_stream(settings, spec) as stream:
-        wanted = look(spec, stream.table).version
+        newest = look(spec, stream.table).version
 
         def published() -> int:
             cursor = progress.read_cursor(stream.store, spec.name)
@@ -48,17 +53,24 @@ def publish_now(spec: FeedSpec) -> dg.MaterializeResult[None]:
 
         def drain() -> Published:
             drain = stream.publisher().drain
-            return drain(poll_seconds=settings.poll_seconds, go_on=lambda: True, until_caught_up=True)
+            return drain(poll_seconds=settings.poll_seconds, go_on=lambda: published() < newest)
 
-        done = _ours_or_theirs(stream, "publish", drain, lambda: published() >= wanted)
+        done = _ours_or_theirs(stream, "publish", drain, lambda: published() >= newest)
         tally = Tally().plus(done) if done else Tally()
         return dg.MaterializeResult(metadata=hub_metadata(tally, published(), 0), data_version=HUB_VERSION)
 
 
 def deliver_now(spec: FeedSpec, key: str) -> dg.MaterializeResult[None]:
-    """Delivers until the company of a partition key has all that the hub holds for it now, or sees that done.
+    """Delivers until a company has all that the hub holds for it now, or sees another worker do it.
 
-    The drain serves all companies: it holds the feed's one lease, and a caught-up company costs it nothing.
+    The drain serves all companies: there is one lease for them, and those that are caught up cost nothing.
+
+    Args:
+        spec: the feed.
+        key: the company's partition key.
+
+    Raises:
+        LpmStreamError: if the company is parked or not registered, or the hub cannot be read.
     """
     begun = datetime.now(UTC)
     with open_stream(Settings.load(), spec) as stream:
@@ -71,7 +83,7 @@ def deliver_now(spec: FeedSpec, key: str) -> dg.MaterializeResult[None]:
             return all(through.get(partition, 0) >= end for partition, end in ends.items())
 
         def drain() -> Delivery:
-            return stream.deliverer().drain(go_on=lambda: True, until_caught_up=True)
+            return stream.deliverer().drain(go_on=lambda: not is_delivered(), until_caught_up=True)
 
         done = _ours_or_theirs(stream, "deliver", drain, is_delivered)
         _require_not_parked(stream, company)
@@ -87,14 +99,26 @@ def _ours_or_theirs(stream: Stream, role: str, drain: Callable[[], _D], is_done:
 
     Returns:
         What the drain did, or None if another worker did it.
+
+    Raises:
+        LpmStreamError: if the other worker does not do it.
     """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    lease = f"{role}:{stream.spec.name}"
     while True:
-        done = drain()
-        if not done.standby:
+        try:
+            done = drain()
+        except LeaseLostError:
+            done = None
+        if done is not None and not done.standby:
             return done
-        while f"{role}:{stream.spec.name}" in leases.holders(stream.store):
+        while (holder := leases.holders(stream.store).get(lease)) is not None:
             if is_done():
                 return None
+            if time.monotonic() > deadline:
+                raise LpmStreamError(
+                    f"{holder} has not caught up within {_PATIENCE_SECONDS:g} s; lpm-stream status shows more"
+                )
             time.sleep(_LOOK_SECONDS)
 
 

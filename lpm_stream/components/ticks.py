@@ -23,7 +23,7 @@ from lpm_stream.components.stopping import for_seconds
 from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, progress, registry
 from lpm_stream.delivery.drain import Delivery
-from lpm_stream.errors import LeaseLostError, LpmStreamError
+from lpm_stream.errors import HubError, LeaseLostError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.publish.drain import Published
 from lpm_stream.settings import Settings
@@ -65,7 +65,8 @@ def deliver_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Sens
     """Delivers until the tick's time is over, and reports companies whose window is over.
 
     Raises:
-        LpmStreamError: if the hub or the control store cannot be read, so that the tick has nothing to show.
+        HubError: if partitions of the hub cannot be read, and there is nothing else to tell.
+        LpmStreamError: if the hub or the control store cannot be opened.
     """
     settings = Settings.load()
     go_on = for_seconds(settings.tick_seconds)
@@ -77,12 +78,14 @@ def deliver_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Sens
         events, cursor = _company_events(stream, context.cursor)
         news = _new_partitions(stream, context.instance)
         what = _standby(stream, "deliver") if done.standby else _delivered(done)
-    _tell_problems(done, context, silent=not events and not news)
+    if done.problems and not events and not news:  # a tick that fails loses both, so one that has any must not
+        raise HubError("; ".join(done.problems))
+    reported = [f"{len(events)} companies reported"] if events else []
     return dg.SensorResult(
         asset_events=events,
         dynamic_partitions_requests=[companies_partitions(spec).build_add_request(news)] if news else [],
         cursor=cursor,
-        skip_reason=f"{what}; {len(events)} companies reported" if events else what,
+        skip_reason="; ".join([what, *reported, *done.problems]),
     )
 
 
@@ -109,17 +112,6 @@ def _new_partitions(stream: Stream, instance: dg.DagsterInstance) -> list[str]:
     """Partition keys of registered companies that Dagster does not know yet."""
     known = set(instance.get_dynamic_partitions(stream.spec.company_column))
     return [key for key in by_partition_key(registry.registered(stream.store)) if key not in known]
-
-
-def _tell_problems(done: Delivery, context: dg.SensorEvaluationContext, *, silent: bool) -> None:
-    """Logs problems with the tick; a tick that has nothing else to show fails.
-
-    A failed tick loses its events and new partitions, so one that has any must not fail.
-    """
-    for problem in done.problems:
-        context.log.error(problem)
-    if done.problems and silent:
-        raise LpmStreamError("; ".join(done.problems))
 
 
 def _standby(stream: Stream, role: str) -> str:

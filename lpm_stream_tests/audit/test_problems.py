@@ -58,7 +58,7 @@ def broken_half_way(url: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (no_file, "unable to open database file"),
+        (no_file, "does not exist"),
         (no_database, "file is not a database"),
         (empty_file, "no such table: order"),
         (directory, "unable to open database file|disk I/O error"),
@@ -97,6 +97,12 @@ def test_url_that_names_no_database_that_can_be_read(world: World, url: str, pro
     assert problem in (found.problem or "")
     assert "secret" not in (found.problem or "")
     assert found.counts.missing == 10
+
+
+def test_a_company_without_rows_needs_no_database(world: World) -> None:
+    world.deliver(TABLE, ["A", "B", "C"])
+    no_file(world.databases["C"])
+    assert world.audit().clean
 
 
 def test_missing_table(world: World) -> None:

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from lpm_stream.components.partitions import partition_key
+from lpm_stream.control import leases
 from lpm_stream.control.registry import register
 from lpm_stream.errors import LpmStreamError, SourceError
 from lpm_stream.stream import open_stream
@@ -112,6 +113,15 @@ def test_what_another_worker_does_is_waited_for(stream, run, elsewhere):
     assert run(HUB)["version"] == 1
     assert run(COMPANIES, "A")["watermark_version"] == 1
     assert_delivered(stream, ["A"])
+
+
+def test_a_worker_that_does_nothing_is_not_waited_for_for_ever(stream, run, monkeypatch):
+    monkeypatch.setattr("lpm_stream.components.by_hand._PATIENCE_SECONDS", 0.1)
+    append(stream.table, orders(["1"], "A"))
+    publish(stream)
+    assert leases.acquire(stream.store, "deliver:orders", "deliver@elsewhere:1:1")
+    with pytest.raises(LpmStreamError, match="deliver@elsewhere:1:1 has not caught up within 0.1 s"):
+        run(COMPANIES, "A")
 
 
 def test_a_parked_company_fails_with_the_reason(stream, run):

@@ -42,13 +42,13 @@ class Bomb:
 
 
 class BadHub:
-    """A hub that stores some of what it is given and crashes, or mixes up the chunks of a version."""
+    """A hub that mixes up the chunks of a version, and may crash when it has stored some of what it was given."""
 
-    def __init__(self, hub: Hub, bomb: Bomb) -> None:
+    def __init__(self, hub: Hub, bomb: Bomb, chance: random.Random) -> None:
         self.max_body_bytes = hub.max_body_bytes
         self._hub = hub
         self._bomb = bomb
-        self.mixing: random.Random | None = None
+        self._chance = chance
         self.kept_back: list[Message] | None = None
         """Where messages go instead, if it is a list: a publisher that takes long over sending."""
 
@@ -66,12 +66,10 @@ class BadHub:
 
     def _mixed(self, messages: Sequence[Message]) -> list[Message]:
         """Chunks of the same company and version in another order, versions in theirs."""
-        if self.mixing is None:
-            return list(messages)
         mixed: list[Message] = []
         for _, version in groupby(messages, key=lambda one: one.version):
             chunks = list(version)
-            self.mixing.shuffle(chunks)
+            self._chance.shuffle(chunks)
             mixed += chunks
         return mixed
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from lpm_stream.control import leases, parking, progress, quarantine, tables
 from lpm_stream.control.registry import database_urls, register
@@ -36,14 +36,29 @@ from lpm_stream_tests.delivery.faults import BadHub, Bomb, Crash, put_steps_betw
 from lpm_stream_tests.example import SPEC, create_table, deliver, orders, publish, source_rows, undelivered
 
 COMPANIES = ("A", "B", "it's C")
-KEYS = [f"k{number}" for number in range(8)]
+KEYS = [f"k{number}" for number in range(12)]
 SHM = Path("/dev/shm")  # in memory, where there is such a thing: durability is not what is tested here
 STEPS = st.integers(0, 40)
 SEEDS = st.integers(0, 2**16)
-SOME_KEYS = st.sets(st.sampled_from(KEYS), max_size=5)
+SOME_KEYS = st.sets(st.sampled_from(KEYS), max_size=8)
 NAMES = st.sampled_from(("A", "A", *COMPANIES))  # one gets most: its commits are cut into chunks
 AMOUNTS = st.integers(0, 9)
-CHUNK_ROWS = st.integers(1, 3)
+CHUNK_ROWS = st.sampled_from([1, 2, 1, 3])
+
+COMMITS = (
+    "insert",
+    "update",
+    "move",
+    "delete",
+    "change keys",
+    "replace rows",
+    "overwrite a company",
+    "overwrite everything",
+    "merge",
+    "merge",
+    "restore",
+    "compact",
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,9 @@ class Row:
 
 
 Rows = Mapping[str, Row]
-ROWS = st.dictionaries(st.sampled_from(KEYS), st.builds(Row, NAMES, AMOUNTS, st.sampled_from("xyz")), max_size=6)
+ROWS = st.dictionaries(
+    st.sampled_from(KEYS), st.builds(Row, NAMES, AMOUNTS, st.sampled_from("xyz")), min_size=3, max_size=9
+)
 
 
 @functools.cache
@@ -108,14 +125,14 @@ class Protocol(RuleBasedStateMachine):
         self.kept_back: list[Message] = []
         self.set_back: set[str] = set()
 
-    @initialize(rows=ROWS)
-    def open(self, rows: dict[str, Row]) -> None:
+    @initialize(rows=ROWS, seed=SEEDS)
+    def open(self, rows: dict[str, Row], seed: int) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="lpm_stream_", dir=SHM if SHM.is_dir() else None))
         shutil.copy(control_store_template(), self.home / "control.db")
         found = Settings.load(self.home).model_copy(
             update={"poll_seconds": 0.001, "hub_partitions": 2, "slots": 2}
         )
-        self.hub = BadHub(open_hub(found), self.bomb)
+        self.hub = BadHub(open_hub(found), self.bomb, random.Random(seed))
         self.stream = Stream(SPEC, found, ControlStore(found.control_url), self.hub)
         create_table(self.stream.table, frame(rows))
         self.rows = rows
@@ -134,39 +151,56 @@ class Protocol(RuleBasedStateMachine):
 
     # Commits
 
+    @rule(
+        kind=st.sampled_from(COMMITS),
+        rows=ROWS,
+        keys=SOME_KEYS,
+        company=NAMES,
+        amount=AMOUNTS,
+    )
+    def commit(self, kind: str, rows: dict[str, Row], keys: set[str], company: str, amount: int) -> None:
+        {
+            "insert": lambda: self._insert(rows),
+            "update": lambda: self._update(keys, amount),
+            "move": lambda: self._move(keys, company),
+            "delete": lambda: self._delete(keys),
+            "change keys": lambda: self._change_keys(*sorted({*keys, "k0", "k1"})[:2]),
+            "replace rows": lambda: self._replace_rows(rows),
+            "overwrite a company": lambda: self._overwrite_company(company, rows),
+            "overwrite everything": lambda: self._overwrite_everything(rows),
+            "merge": lambda: self._merge(rows, keys),
+            "restore": lambda: self._restore_table(1 + amount % 3),
+            "compact": self._compact,
+        }[kind]()
+
     def _committed(self) -> None:
         self.rows_at[DeltaTable(self.stream.table).version()] = dict(self.rows)
 
-    @rule(rows=ROWS)
-    def insert(self, rows: dict[str, Row]) -> None:
+    def _insert(self, rows: dict[str, Row]) -> None:
         new = {key: row for key, row in rows.items() if key not in self.rows}
         write_deltalake(self.stream.table, frame(new).to_arrow(), mode="append")
         self.rows |= new
         self._committed()
 
-    @rule(keys=SOME_KEYS, amount=AMOUNTS)
-    def update(self, keys: set[str], amount: int) -> None:
+    def _update(self, keys: set[str], amount: int) -> None:
         table = DeltaTable(self.stream.table)
         table.update(updates={"amount": str(amount)}, predicate=f"id IN ({listed(keys)})")
         self.rows |= {key: replace(self.rows[key], amount=amount) for key in keys & self.rows.keys()}
         self._committed()
 
-    @rule(keys=SOME_KEYS, company=NAMES)
-    def move(self, keys: set[str], company: str) -> None:
+    def _move(self, keys: set[str], company: str) -> None:
         quoted = company.replace("'", "''")
         table = DeltaTable(self.stream.table)
         table.update(updates={"customer": f"'{quoted}'"}, predicate=f"id IN ({listed(keys)})")
         self.rows |= {key: replace(self.rows[key], company=company) for key in keys & self.rows.keys()}
         self._committed()
 
-    @rule(keys=SOME_KEYS)
-    def delete(self, keys: set[str]) -> None:
+    def _delete(self, keys: set[str]) -> None:
         DeltaTable(self.stream.table).delete(f"id IN ({listed(keys)})")
         self.rows = {key: row for key, row in self.rows.items() if key not in keys}
         self._committed()
 
-    @rule(one=st.sampled_from(KEYS), other=st.sampled_from(KEYS))
-    def change_keys(self, one: str, other: str) -> None:
+    def _change_keys(self, one: str, other: str) -> None:
         """Swaps two keys, or gives a row a key that nobody has."""
         table = DeltaTable(self.stream.table)
         swapped = f"CASE WHEN id = '{one}' THEN '{other}' ELSE '{one}' END"
@@ -175,8 +209,7 @@ class Protocol(RuleBasedStateMachine):
         self.rows = {new_key.get(key, key): row for key, row in self.rows.items()}
         self._committed()
 
-    @rule(rows=ROWS)
-    def replace_rows(self, rows: dict[str, Row]) -> None:
+    def _replace_rows(self, rows: dict[str, Row]) -> None:
         """Deletes rows and inserts others of the same keys, at once."""
         new = {key: row for key, row in rows.items() if key in self.rows}
         predicate = f"id IN ({listed(set(rows))})"
@@ -184,8 +217,7 @@ class Protocol(RuleBasedStateMachine):
         self.rows |= new
         self._committed()
 
-    @rule(company=NAMES, rows=ROWS)
-    def overwrite_company(self, company: str, rows: dict[str, Row]) -> None:
+    def _overwrite_company(self, company: str, rows: dict[str, Row]) -> None:
         others = {key: row for key, row in self.rows.items() if row.company != company}
         new = {key: replace(row, company=company) for key, row in rows.items() if key not in others}
         predicate = "customer = '{}'".format(company.replace("'", "''"))
@@ -193,14 +225,12 @@ class Protocol(RuleBasedStateMachine):
         self.rows = others | new
         self._committed()
 
-    @rule(rows=ROWS)
-    def overwrite_everything(self, rows: dict[str, Row]) -> None:
+    def _overwrite_everything(self, rows: dict[str, Row]) -> None:
         write_deltalake(self.stream.table, frame(rows).to_arrow(), mode="overwrite")
         self.rows = dict(rows)
         self._committed()
 
-    @rule(upserts=ROWS, deletes=SOME_KEYS)
-    def merge(self, upserts: dict[str, Row], deletes: set[str]) -> None:
+    def _merge(self, upserts: dict[str, Row], deletes: set[str]) -> None:
         """Inserts, updates, moves and deletes at once."""
         gone = {key: row for key, row in self.rows.items() if key in deletes - upserts.keys()}
         source = pl.concat(
@@ -219,16 +249,16 @@ class Protocol(RuleBasedStateMachine):
         self.rows = {key: row for key, row in self.rows.items() if key not in gone} | upserts
         self._committed()
 
-    @precondition(lambda self: len(self.rows_at) > 1)
-    @rule(back=st.integers(1, 3))
-    def restore_table(self, back: int) -> None:
-        version = max(max(self.rows_at) - back, 0)
+    def _restore_table(self, back: int) -> None:
+        newest = max(self.rows_at)
+        if newest == 0:
+            return
+        version = max(newest - back, 0)
         DeltaTable(self.stream.table).restore(version)
         self.rows = dict(self.rows_at[version])
         self._committed()
 
-    @rule()
-    def compact(self) -> None:
+    def _compact(self) -> None:
         DeltaTable(self.stream.table).optimize.compact()
         self._committed()
 
@@ -264,12 +294,10 @@ class Protocol(RuleBasedStateMachine):
             if thread.name.startswith(("deliver_", "recover_")):
                 thread.join()
 
-    @rule(steps=st.none() | STEPS, seed=st.none() | SEEDS, chunk_rows=CHUNK_ROWS)
-    def publish(self, steps: int | None, seed: int | None, chunk_rows: int) -> None:
+    @rule(steps=st.none() | STEPS, chunk_rows=CHUNK_ROWS)
+    def publish(self, steps: int | None, chunk_rows: int) -> None:
         self.patch.setattr(pack, "_CHUNK_ROWS", chunk_rows)
-        self.hub.mixing = None if seed is None else random.Random(seed)
         self._work(publish, steps=steps)
-        self.hub.mixing = None
         self._remember_cursor()
 
     def _remember_cursor(self) -> None:
@@ -373,7 +401,7 @@ class Protocol(RuleBasedStateMachine):
     def settle(self) -> None:
         """Without further faults everything arrives."""
         for company in sorted(self.set_back):  # it shows with the next message
-            self.insert({f"new {len(self.rows_at)}": Row(company, 1, "after")})
+            self._insert({f"new {len(self.rows_at)}": Row(company, 1, "after")})
         self.set_back.clear()
         for _ in range(10):
             self._work(publish)
