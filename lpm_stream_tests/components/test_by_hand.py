@@ -120,7 +120,7 @@ def test_a_worker_that_does_nothing_is_not_waited_for_for_ever(stream, run, monk
     append(stream.table, orders(["1"], "A"))
     publish(stream)
     assert leases.acquire(stream.store, "deliver:orders", "deliver@elsewhere:1:1")
-    with pytest.raises(LpmStreamError, match="deliver@elsewhere:1:1 has not caught up within 0.1 s"):
+    with pytest.raises(LpmStreamError, match="deliver@elsewhere:1:1 has not caught up"):
         run(COMPANIES, "A")
 
 
