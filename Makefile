@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Quiet: no telemetry, no warnings about the previews that some of Dagster's own packages are.
+DG := DAGSTER_DISABLE_TELEMETRY=1 PYTHONWARNINGS=ignore $(BIN)/dg
 
 .PHONY: help install demo test check format bench clean
 
@@ -29,8 +31,8 @@ check: install ## Everything that must hold before a change lands: format, lint,
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/dg check yaml
-	$(BIN)/dg check defs
+	$(DG) check yaml
+	$(DG) check defs
 	$(BIN)/python -m pytest -n auto
 
 format: install ## Format the code and apply safe lint fixes

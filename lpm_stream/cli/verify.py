@@ -36,7 +36,7 @@ def verify(
     from lpm_stream.audit.run import audit  # noqa: PLC0415 - DuckDB and pandas only for this
 
     with opened(home, feed) as stream, _progress() as progress:
-        running = f"deliver:{stream.spec.name}" in leases.holders(stream.store)
+        running = leases.lease_name("deliver", stream.spec.name) in leases.holders(stream.store)
         report = audit(
             stream.spec,
             stream.table,

@@ -94,7 +94,9 @@ def deliver_now(spec: FeedSpec, key: str) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(metadata=company_metadata(received.changes, received, newest))
 
 
-def _ours_or_theirs(stream: Stream, role: str, drain: Callable[[], _D], is_done: Callable[[], bool]) -> _D | None:
+def _ours_or_theirs(
+    stream: Stream, role: leases.Role, drain: Callable[[], _D], is_done: Callable[[], bool]
+) -> _D | None:
     """Runs a drain; while another worker holds its lease, waits until that one has done what is wanted.
 
     Returns:
@@ -104,7 +106,7 @@ def _ours_or_theirs(stream: Stream, role: str, drain: Callable[[], _D], is_done:
         LpmStreamError: if the other worker does not do it.
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    lease = f"{role}:{stream.spec.name}"
+    lease = leases.lease_name(role, stream.spec.name)
     while True:
         try:
             done = drain()

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lpm_stream.components.received import ByMinute
 from lpm_stream.control.latency import Latencies
+from lpm_stream.control.ledger import ByMinute
 from lpm_stream.errors import LpmStreamError
 
 LOOK_BACK = timedelta(hours=1)  # what was delivered before is not reported any more

@@ -17,11 +17,10 @@ from lpm_stream.components.events import (
 )
 from lpm_stream.components.keys import companies_partitions, company_key, hub_key, source_key
 from lpm_stream.components.partitions import by_partition_key, partition_key
-from lpm_stream.components.received import received_since
 from lpm_stream.components.source_table import look
 from lpm_stream.components.stopping import for_seconds
 from lpm_stream.components.tally import Tally
-from lpm_stream.control import leases, progress, registry
+from lpm_stream.control import leases, ledger, progress, registry
 from lpm_stream.delivery.drain import Delivery
 from lpm_stream.errors import HubError, LeaseLostError
 from lpm_stream.feed.spec import FeedSpec
@@ -92,7 +91,7 @@ def deliver_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Sens
 def _company_events(stream: Stream, cursor_text: str | None) -> tuple[list[dg.AssetMaterialization], str]:
     now = datetime.now(UTC)
     cursor = reports.Cursor.read(cursor_text, now)
-    received = received_since(stream.store, stream.spec.name, cursor.since)
+    received = ledger.read_by_minute(stream.store, stream.spec.name, cursor.since)
     window = timedelta(seconds=stream.spec.reporting_window_seconds)
     chosen, cursor = reports.choose(cursor, received, now, window, _REPORTS_A_TICK)
     newest = progress.read_deliveries(stream.store, stream.spec.name)
@@ -114,8 +113,8 @@ def _new_partitions(stream: Stream, instance: dg.DagsterInstance) -> list[str]:
     return [key for key in by_partition_key(registry.registered(stream.store)) if key not in known]
 
 
-def _standby(stream: Stream, role: str) -> str:
-    holder = leases.holders(stream.store).get(f"{role}:{stream.spec.name}")
+def _standby(stream: Stream, role: leases.Role) -> str:
+    holder = leases.holders(stream.store).get(leases.lease_name(role, stream.spec.name))
     return f"standing by: {holder or 'another worker'} is at it"
 
 

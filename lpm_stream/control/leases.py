@@ -9,12 +9,15 @@ import socket
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import sqlalchemy as sa
 
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import leases
 from lpm_stream.errors import LeaseLostError
+
+Role = Literal["publish", "deliver"]
 
 TTL = timedelta(seconds=10)
 
@@ -26,6 +29,11 @@ class Lease:
     name: str
     holder: str
     fence: int
+
+
+def lease_name(role: Role, feed: str) -> str:
+    """The lease of one of a feed's drains."""
+    return f"{role}:{feed}"
 
 
 def worker_name(role: str) -> str:

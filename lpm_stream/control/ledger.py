@@ -9,6 +9,8 @@ from lpm_stream.control.latency import Latencies
 from lpm_stream.control.store import ControlStore, among, upsert_all
 from lpm_stream.control.tables import ledger
 
+ByMinute = Mapping[datetime, Latencies]
+
 
 def record(connection: sa.Connection, feed: str, received: Mapping[tuple[str, datetime], Latencies]) -> None:
     """Adds to the ledger.
@@ -40,3 +42,21 @@ def read(store: ControlStore, feed: str, since: datetime | None = None) -> dict[
         for company, latency in connection.execute(query):
             totals.setdefault(company, Latencies()).merge(Latencies.from_json(latency))
     return totals
+
+
+def read_by_minute(store: ControlStore, feed: str, since: datetime) -> dict[str, dict[datetime, Latencies]]:
+    """Company to minute to the latencies of what it received, from the minute of `since` on, in order."""
+    query = (
+        sa.select(ledger.c.company, ledger.c.minute, ledger.c.latency)
+        .where(
+            ledger.c.feed == feed,
+            ledger.c.minute >= since.replace(second=0, microsecond=0),
+            ledger.c.changes > 0,
+        )
+        .order_by(ledger.c.company, ledger.c.minute)
+    )
+    received: dict[str, dict[datetime, Latencies]] = {}
+    with store.read() as connection:
+        for company, minute, latency in connection.execute(query):
+            received.setdefault(company, {})[minute] = Latencies.from_json(latency)
+    return received

@@ -79,7 +79,7 @@ class Deliverer:
         Raises:
             LeaseLostError: if another worker has taken over.
         """
-        lease = leases.acquire(self._store, f"deliver:{self._spec.name}", self._holder)
+        lease = leases.acquire(self._store, leases.lease_name("deliver", self._spec.name), self._holder)
         if lease is None:
             return Delivery(standby=True)
         try:
@@ -191,7 +191,7 @@ class _Drain:
 
     def _start(self) -> None:
         busy = sum(lane.task is not None and not lane.recovering for lane in self._lanes.values())
-        free = self._settings.slots - busy - len(self._stuck)
+        free = self._settings.slots - busy - max(len(self._stuck) - _STUCK_SLOTS, 0)
         now = datetime.now(UTC)
         ready = [lane for lane in self._lanes.values() if lane.is_ready(now)]
         for lane in ready[: max(free, 0)]:

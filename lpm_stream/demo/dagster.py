@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dagster import DagsterInstance
+
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.settings import Settings
 
@@ -79,6 +81,8 @@ def running_dagster(settings: Settings, port: int) -> Iterator[Dagster]:
     if not (_PROJECT / "dagster.yaml").exists():
         raise LpmStreamError("the demo needs dagster.yaml and workspace.yaml of the project: run it from a clone")
     shutil.copy(_PROJECT / "dagster.yaml", home)
+    with DagsterInstance.from_config(str(home)):
+        pass  # makes Dagster's own databases: webserver and daemon would race to do it, and one of them lose
     workspace = str(_PROJECT / "workspace.yaml")
     commands = {
         "webserver": ["dagster-webserver", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)],

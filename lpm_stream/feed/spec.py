@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 ColumnType = Literal["string", "int32", "int64", "float64", "boolean", "timestamp", "date"]
+Owner = Annotated[str, StringConstraints(pattern=r"^(team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+)$")]
 LONGEST_COMPANY_ID = 450  # characters: the longest text SQL Server takes into a key
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -36,7 +37,7 @@ class FeedSpec(BaseModel):
 
     name: Name = Field(description="the feed's name, and that of its table in every company database")
     description: str = Field(min_length=1)
-    owners: tuple[str, ...] = Field((), description="e-mail addresses, or team:name")
+    owners: tuple[Owner, ...] = Field((), description="e-mail addresses, or team:name")
     source_table: Name = Field(description="the Delta table, below the tables location of the settings")
     company_column: str = Field(description="the column that says which company a row belongs to")
     primary_key: tuple[str, ...] = Field(min_length=1)

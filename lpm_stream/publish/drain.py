@@ -92,7 +92,7 @@ class Publisher:
             LeaseLostError: if another worker has taken over.
         """
         done = Published()
-        lease = leases.acquire(self._store, f"publish:{self._spec.name}", self._holder)
+        lease = leases.acquire(self._store, leases.lease_name("publish", self._spec.name), self._holder)
         if lease is None:
             done.standby = True
             return done

@@ -61,6 +61,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "definitions.py").write_text(DEFINITIONS)
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     return tmp_path
 
 
@@ -69,7 +70,7 @@ def check(project: Path, what: str) -> tuple[int, str]:
     done = subprocess.run(
         [Path(sys.executable).with_name("dg"), "check", what],
         cwd=project,
-        env=os.environ | {"DAGSTER_DISABLE_TELEMETRY": "1", "COLUMNS": "200"},
+        env=os.environ | {"DAGSTER_HOME": str(project)},
         capture_output=True,
         text=True,
         check=False,
