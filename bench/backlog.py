@@ -21,7 +21,7 @@ from lpm_stream.settings import Settings
 from lpm_stream.source.simulate import Simulator
 from lpm_stream.stream import Stream, open_stream
 
-CHANGES, CHANGES_PER_COMMIT, COMPANIES = 1_000_000, 10_000, 50
+CHANGES, CHANGES_PER_COMMIT, COMPANIES = 1_000_000, 20_000, 50
 BATCH_ROWS = 10_000
 UNIT_BYTES = 1_000_000  # what a throughput unit of Event Hubs takes in a second
 

@@ -1,6 +1,7 @@
 """Commit to applied at 200 changes/s for 5 companies: through the relay, and through Dagster's sensors."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -25,8 +26,8 @@ def measure(home: Path) -> list[Measure]:
     demo = json.loads(result.read_text(encoding="utf-8"))
     sensors = demo["latency_s"]
     return [
-        Measure("relay: latency p50", relay["p50"] or 0, "s", 0.3),
-        Measure("relay: latency p99", relay["p99"] or 0, "s", 1),
+        Measure("relay: latency p50", relay["p50"] or math.inf, "s", 0.3),
+        Measure("relay: latency p99", relay["p99"] or math.inf, "s", 1),
         Measure("Dagster sensors: latency p50", sensors["p50"], "s", 1.5),
         Measure("Dagster sensors: latency p99", sensors["p99"], "s", 7),
         Measure("Dagster sensors: committed", demo["committed"], "changes"),

@@ -9,6 +9,7 @@ import multiprocessing
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from lpm_stream.control import leases
@@ -86,12 +87,15 @@ def _again_and_again(
     pause = _FIRST_PAUSE
     standing_by = False
     while go_on():
+        begun = time.monotonic()
         try:
             standby = drain()
         except LeaseLostError as error:
             log.warning("%s: %s", role, error)
             standby = True
         except LpmStreamError as error:
+            if time.monotonic() - begun > _LONGEST_PAUSE:
+                pause = _FIRST_PAUSE  # all was well for a while
             log.error("%s: %s (next try in %.0f s)", role, error, pause)  # noqa: TRY400 - one line says it
             stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(pause * 2, _LONGEST_PAUSE)

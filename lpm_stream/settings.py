@@ -8,6 +8,8 @@ from typing import Self
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lpm_stream.errors import LpmStreamError
+
 _PLAIN_FILE_NAME = re.compile(r"[A-Z0-9_-]{1,64}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -35,6 +37,8 @@ class Settings(BaseSettings):
         """The settings of the environment, with `home` (a command's `--dir`) taking precedence."""
         settings = cls() if home is None else cls(home=home)
         root = settings.home.expanduser().absolute()
+        if unfit := set("?#%") & set(str(root)):
+            raise LpmStreamError(f"directory {root}: choose one without {' '.join(sorted(unfit))} in its path")
         defaults = {
             "tables_url": str(root / "tables"),
             "hub_url": f"local:{root / 'hub'}",

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
 from lpm_stream.control import leases, ledger, parking, progress, quarantine, registry
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
@@ -11,6 +14,7 @@ from lpm_stream.errors import HubError
 from lpm_stream.stream import Stream
 
 _WINDOW = timedelta(minutes=5)
+_LOOKED_AT = 200  # messages of a partition, to tell how late each company is
 
 State = Literal["streaming", "idle", "waiting", "parked"]
 
@@ -24,7 +28,7 @@ class CompanyStatus:
         state: streaming (delivered within the last minutes), idle (nothing to deliver), waiting (registered, and
             nothing delivered yet), parked.
         changes: number of changes delivered, ever.
-        lag_seconds: age of its oldest change that is not delivered; 0 if there is none.
+        lag_seconds: age of its oldest published change that is not delivered; 0 if there is none.
         p50: seconds from commit to applied, over the last minutes; None without traffic.
         p99: likewise.
         version: its watermark, -1 if nothing was delivered yet.
@@ -51,12 +55,12 @@ class Status:
         feed: its name.
         at: when this was seen.
         published_version: the cursor, -1 before the first publish.
-        newest_version: the table's newest version when a publisher last looked.
+        newest_version: the table's newest version.
         held_columns: source columns that the schema policy holds back.
         publisher: who publishes now, None if nobody does.
         deliverer: who delivers now, None if nobody does.
         hub_messages: messages in the hub that no company has got yet, parked ones left out.
-        problems: what keeps the hub from being read, one line each.
+        problems: what keeps the table or the hub from being read, one line each.
         companies: all registered ones, sorted.
         unknown: companies in the stream that nobody has registered.
     """
@@ -76,9 +80,17 @@ class Status:
 
 @dataclass(frozen=True)
 class _Backlog:
-    """What waits in the hub: messages, and since when the oldest in any partition."""
+    """What waits in the hub.
+
+    Attributes:
+        messages: how many.
+        since: company to when its oldest waiting change was committed.
+        oldest: of messages too far behind to be looked at one by one; no company's waits longer.
+        problems: why partitions cannot be read.
+    """
 
     messages: int
+    since: dict[str, datetime]
     oldest: datetime | None
     problems: tuple[str, ...]
 
@@ -93,22 +105,23 @@ def read_status(stream: Stream) -> Status:
     holders = leases.holders(stream.store)
     cursor = progress.read_cursor(stream.store, feed)
     backlog = _backlog(stream)
+    newest, problems = _newest_version(stream, cursor)
     return Status(
         feed=feed,
         at=now,
         published_version=cursor.version if cursor else -1,
-        newest_version=cursor.newest_version if cursor else -1,
+        newest_version=newest,
         held_columns=cursor.held_columns if cursor else (),
         publisher=holders.get(leases.lease_name("publish", feed)),
         deliverer=holders.get(leases.lease_name("deliver", feed)),
         hub_messages=backlog.messages,
-        problems=backlog.problems,
-        companies=_companies(stream, now, backlog.oldest),
+        problems=(*problems, *backlog.problems),
+        companies=_companies(stream, now, backlog),
         unknown=tuple(progress.read_unknown(stream.store, feed)),
     )
 
 
-def _companies(stream: Stream, now: datetime, oldest_waiting: datetime | None) -> tuple[CompanyStatus, ...]:
+def _companies(stream: Stream, now: datetime, backlog: _Backlog) -> tuple[CompanyStatus, ...]:
     feed = stream.spec.name
     parked = parking.read_parked(stream.store, feed)
     delivered = progress.read_deliveries(stream.store, feed)
@@ -120,7 +133,9 @@ def _companies(stream: Stream, now: datetime, oldest_waiting: datetime | None) -
         recent = lately.get(company, Latencies())
         newest = delivered.get(company)
         state = _state(company in parked, newest, now)
-        waiting_since = parked[company].committed_at if company in parked else oldest_waiting
+        waiting_since = backlog.since.get(company, backlog.oldest)
+        if company in parked:
+            waiting_since = parked[company].committed_at
         statuses.append(
             CompanyStatus(
                 company=company,
@@ -145,19 +160,32 @@ def _state(is_parked: bool, newest: progress.Delivered | None, now: datetime) ->
     return "streaming" if now - newest.applied_at < _WINDOW else "idle"
 
 
+def _newest_version(stream: Stream, cursor: progress.Cursor | None) -> tuple[int, list[str]]:
+    """The table's newest version, whether or not a publisher runs, and why it cannot be read."""
+    try:
+        return DeltaTable(stream.table).version(), []
+    except (DeltaError, OSError) as error:
+        known = cursor.newest_version if cursor else -1
+        return known, [f"table {stream.table} cannot be read: {str(error).splitlines()[0]}"]
+
+
 def _backlog(stream: Stream) -> _Backlog:
-    """What waits behind the checkpoints; they are saved twice a second, so a moment's work may show."""
+    """What waits behind the checkpoints; they are saved once a second, so a moment's work may show."""
     through = progress.read_checkpoints(stream.store, stream.spec.name)
-    messages, oldest, problems = 0, None, []
+    messages, problems = 0, []
+    since: dict[str, datetime] = {}
+    beyond: list[datetime] = []
     for partition in stream.hub.partitions():
         after = through.get(partition, 0)
         try:
             waiting = stream.hub.end(partition) - after
-            first = stream.hub.receive(partition, after, 1) if waiting > 0 else []
+            first = stream.hub.receive(partition, after, _LOOKED_AT) if waiting > 0 else []
         except HubError as error:
             problems.append(str(error))
             continue
         messages += max(waiting, 0)
-        times = [one.message.committed_at for one in first] + ([oldest] if oldest else [])
-        oldest = min(times, default=None)
-    return _Backlog(messages, oldest, tuple(problems))
+        for one in first:
+            since.setdefault(one.message.company, one.message.committed_at)
+        if waiting > len(first) > 0:
+            beyond.append(first[-1].message.committed_at)
+    return _Backlog(messages, since, min(beyond, default=None), tuple(problems))

@@ -30,13 +30,13 @@ class Stream:
         """Path or URL of the source table."""
         return self.settings.table_location(self.spec.source_table)
 
-    def publisher(self) -> Publisher:
-        """The publish drain.
+    def publisher(self, first_version: int = 0) -> Publisher:
+        """The publish drain; `first_version` is where a feed begins that was never published.
 
         Raises:
             SourceError: if the source table is missing or has no Change Data Feed.
         """
-        return Publisher(self.spec, DeltaSource(self.spec, self.table), self.hub, self.store)
+        return Publisher(self.spec, DeltaSource(self.spec, self.table), self.hub, self.store, first_version)
 
     def deliverer(self) -> Deliverer:
         """The deliver drain."""

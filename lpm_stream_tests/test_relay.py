@@ -7,11 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from lpm_stream.control.progress import read_deliveries
+from lpm_stream.feed.load import load_feeds
+from lpm_stream.settings import Settings
+from lpm_stream.stream import Stream, open_stream
 
 KILLS = 30
 
@@ -61,11 +68,12 @@ def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path):
     moments = random.Random(20260101)
     with running(tmp_path, "simulate", "--rate", "2000", "--companies", "6") as traffic:
         wait_for_table(tmp_path)
-        for _ in range(KILLS):
-            with running(tmp_path, "relay") as relay:
-                wait_until_relaying(relay)
-                time.sleep(moments.uniform(0, 1))
-                relay.send_signal(signal.SIGKILL)
+        with open_stream(Settings.load(tmp_path), load_feeds()["tdr"]) as stream:
+            for _ in range(KILLS):
+                with running(tmp_path, "relay") as relay:
+                    wait_until(partial(came_further, stream, applied_at(stream)))
+                    time.sleep(moments.uniform(0, 1.2))
+                    relay.send_signal(signal.SIGKILL)
         traffic.send_signal(signal.SIGINT)
         assert traffic.wait(20) == 0
     for drain in ("publish", "deliver"):
@@ -78,11 +86,25 @@ def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path):
     assert all(one["counts"]["rows_in_database"] > 100 for one in companies)
 
 
-def wait_for_table(home: Path) -> None:
+def applied_at(stream: Stream) -> datetime:
+    """When a company's database was last seen to take something."""
+    times = [one.applied_at for one in read_deliveries(stream.store, stream.spec.name).values()]
+    return max(times, default=datetime.min.replace(tzinfo=UTC))
+
+
+def came_further(stream: Stream, before: datetime) -> bool:
+    return applied_at(stream) > before
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
-    while not list(home.glob("tables/*/_delta_log/*.json")):
-        assert time.monotonic() < deadline, "the simulator has made no table"
-        time.sleep(0.1)
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come so far"
+        time.sleep(0.02)
+
+
+def wait_for_table(home: Path) -> None:
+    wait_until(lambda: bool(list(home.glob("tables/*/_delta_log/*.json"))))
 
 
 def test_it_ends_at_once_and_in_order_when_it_is_told_to(tmp_path):

@@ -17,7 +17,7 @@ HASH = "_hash"  # the column that holds the hash
 
 _BITS = 4  # of the hash that tell buckets apart; the next level takes the next ones
 _DEEPEST = 8  # what is still together after 36 bits is of one key
-_ROWS_AT_ONCE = 32_768  # divided among the buckets; with pieces of some ten rows everything is ten times slower
+_ROWS_AT_ONCE = 16_384  # divided among the buckets; with pieces of some ten rows everything is ten times slower
 _OPTIONS = ipc.IpcWriteOptions(compression="lz4")
 
 

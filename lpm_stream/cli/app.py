@@ -4,6 +4,8 @@ import sys
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+from rich.text import Text
 
 from lpm_stream.cli import companies, demo, drains, simulate, status, verify
 from lpm_stream.cli.common import err, set_up_logging
@@ -37,8 +39,17 @@ def main() -> None:
     """Runs a command. Errors with an explanation become one line and exit code 2."""
     try:
         app()
-    except LpmStreamError as error:
+    except (LpmStreamError, ValidationError) as error:
         if "--debug" in sys.argv:
             raise
-        err.print(f"[bold red]error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        message = Text("error: ", style="bold red").append(_one_line(error), style="not bold default")
+        err.print(message, soft_wrap=True)
         sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    """What to tell the user; a wrong setting by the name of its environment variable."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = [f"LPM_STREAM_{one['loc'][0]}".upper() + f": {one['msg']}" for one in error.errors() if one["loc"]]
+    return "; ".join(problems) or str(error)

@@ -68,9 +68,9 @@ def set_up_logging(*, debug: bool) -> None:
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set, so that work in hand can be finished."""
+    """An event that Ctrl-C, SIGTERM and the end of the terminal set, so that work in hand can be finished."""
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     return stop
 

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from lpm_stream.cli.common import Feed, Home, console, err, opened
 from lpm_stream.control import progress, registry
@@ -23,9 +24,9 @@ def add(
     with opened(home, feed) as stream:
         cursor = progress.read_cursor(stream.store, stream.spec.name)
         if not registry.register(stream.store, company, database):
-            err.print(f"company {company!r} is registered already", highlight=False)
+            err.print(Text(f"company {company!r} is registered already"))
             raise typer.Exit(1)
-    console.print(f"company {company!r} is registered", highlight=False)
+    console.print(Text(f"company {company!r} is registered"))
     if cursor is not None:
         err.print(
             f"its changes up to version {cursor.version} are published already and are not delivered to it",
@@ -38,4 +39,4 @@ def list_(home: Home = None, feed: Feed = None) -> None:
     """List the registered companies."""
     with opened(home, feed) as stream:
         for company in registry.registered(stream.store):
-            console.print(company, highlight=False, markup=False)
+            console.print(Text(company), soft_wrap=True)

@@ -14,6 +14,7 @@ from lpm_stream.cli.simulate import Companies, Rate, simulated_companies
 from lpm_stream.cli.status import rendered
 from lpm_stream.status import Status
 
+_INTERRUPTED = 130  # as after Ctrl-C: the audit that --for promises was not made
 Show = Callable[[str, Status, str], None]
 
 
@@ -21,7 +22,7 @@ def demo(
     seconds: Annotated[
         float | None, typer.Option("--for", min=1, help="Stop after so many seconds of traffic, and audit.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Of Dagster's webserver on localhost.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of Dagster's webserver on localhost.")] = 3000,
     rate: Rate = 200,
     companies: Companies = 5,
     home: Home = None,
@@ -36,8 +37,8 @@ def demo(
         with _screen() as show:
             result = run_demo(stream, Demo(simulated_companies(companies), rate, port, seconds, stop, show))
         if result is None:
-            err.print(f"stopped; everything is kept in {stream.settings.home}", highlight=False, soft_wrap=True)
-            return
+            err.print(Text(f"stopped; everything is kept in {stream.settings.home}"), soft_wrap=True)
+            raise typer.Exit(_INTERRUPTED if seconds is not None else 0)
     if json_file:
         write_json(json_file, result)
     latency = result.latency_s

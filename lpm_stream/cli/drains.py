@@ -2,8 +2,10 @@
 
 import logging
 from functools import partial
+from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from lpm_stream.cli.common import (
     Feed,
@@ -17,15 +19,24 @@ from lpm_stream.cli.common import (
     the_feed,
     write_json,
 )
+from lpm_stream.control import parking
 from lpm_stream.publish.drain import Published
 from lpm_stream.settings import Settings
 
 
-def publish(home: Home = None, feed: Feed = None, json_file: Json = None) -> None:
+def publish(
+    from_version: Annotated[
+        int,
+        typer.Option(min=0, help="Where to begin a feed never published before; earlier commits are left out."),
+    ] = 0,
+    home: Home = None,
+    feed: Feed = None,
+    json_file: Json = None,
+) -> None:
     """Publish new commits of the source table to the hub, until caught up."""
     stop = stop_on_signals()
     with opened(home, feed) as stream:
-        done = stream.publisher().drain(
+        done = stream.publisher(from_version).drain(
             poll_seconds=stream.settings.poll_seconds, go_on=lambda: not stop.is_set(), until_caught_up=True
         )
     if json_file:
@@ -39,17 +50,21 @@ def deliver(home: Home = None, feed: Feed = None, json_file: Json = None) -> Non
     stop = stop_on_signals()
     with opened(home, feed) as stream:
         done = stream.deliverer().drain(go_on=lambda: not stop.is_set(), until_caught_up=True)
+        parked = parking.read_parked(stream.store, stream.spec.name)
     if json_file:
         companies = {
             company: {"changes": latencies.changes, "latency_s": latencies.summary()}
             for company, latencies in done.companies.items()
         }
-        write_json(json_file, {"companies": companies, "refused": done.refused, "problems": done.problems})
+        result = {"companies": companies, "refused": done.refused, "problems": done.problems}
+        write_json(json_file, result | {"parked": {one.company: one.reason for one in parked.values()}})
     _exit_on_standby(done.standby)
     console.print(f"delivered {done.changes:,} changes to {len(done.companies):,} companies")
     if done.refused:
         console.print(f"{done.refused:,} rows were refused by their databases and are in quarantine")
-    if done.problems:
+    for one in parked.values():
+        err.print(Text(f"company {one.company!r} is parked: {one.reason}", style="red"), soft_wrap=True)
+    if done.problems or parked:
         raise typer.Exit(1)
 
 

@@ -33,7 +33,7 @@ def verify(
     Exit code 1 if anything is missing, extra, different, duplicated or misrouted. While the stream runs, what
     differs is looked at again for some seconds before it counts.
     """
-    from lpm_stream.audit.run import audit  # noqa: PLC0415 - DuckDB and pandas only for this
+    from lpm_stream.audit.run import audit  # noqa: PLC0415 - DuckDB only for this
 
     with opened(home, feed) as stream, _progress() as progress:
         running = leases.lease_name("deliver", stream.spec.name) in leases.holders(stream.store)
@@ -71,7 +71,11 @@ def _progress() -> "Iterator[audit_report.Progress]":
         task = bar.add_task("reading", total=None)
 
         def advance(step: "audit_report.Step") -> None:
-            bar.update(task, description=step.company or step.name, advance=step.rows)
+            bar.update(
+                task,
+                description=step.company or step.name,
+                advance=step.rows if step.name in {"table", "database"} else 0,
+            )
 
         yield advance
 

@@ -75,10 +75,14 @@ def deliver_now(spec: FeedSpec, key: str) -> dg.MaterializeResult[None]:
     begun = datetime.now(UTC)
     with open_stream(Settings.load(), spec) as stream:
         company = _company_of(stream, key)
+        parking.try_now(stream.store, spec.name, company)
         before = ledger.read(stream.store, spec.name, begun).get(company, Latencies())
         ends = {partition: stream.hub.end(partition) for partition in stream.hub.partitions()}
 
         def is_delivered() -> bool:
+            state = parking.read_parked(stream.store, spec.name).get(company)
+            if state is not None and state.next_try_at <= datetime.now(UTC):
+                return False  # its turn comes
             through = progress.read_checkpoints(stream.store, spec.name)
             return all(through.get(partition, 0) >= end for partition, end in ends.items())
 

@@ -94,6 +94,13 @@ def write_parked(connection: sa.Connection, feed: str, company: str, state: Park
     upsert(connection, parked, {"feed": feed, "company": company}, values)
 
 
+def try_now(store: ControlStore, feed: str, company: str) -> None:
+    """Has a parked company tried again without waiting; a running deliverer sees it when it starts anew."""
+    mine = (parked.c.feed == feed) & (parked.c.company == company)
+    with store.write() as connection:
+        connection.execute(parked.update().where(mine).values(next_try_at=datetime.now(UTC)))
+
+
 def _pause(earlier_failures: int) -> timedelta:
     longest = min(_FIRST_PAUSE * 2.0 ** min(earlier_failures, 16), _LONGEST_PAUSE)
     return timedelta(seconds=longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter

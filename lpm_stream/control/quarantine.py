@@ -1,12 +1,12 @@
 """The quarantine: rows that cannot be applied wait here with their reason."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-import polars as pl
 import sqlalchemy as sa
 
 from lpm_stream.control.store import ControlStore
@@ -78,6 +78,6 @@ def counts(store: ControlStore, feed: str) -> dict[str, int]:
         return dict(connection.execute(query).all())
 
 
-def payload_of(row: dict[str, object]) -> str:
-    """A row as JSON, for the quarantine."""
-    return pl.DataFrame([row]).with_columns(pl.selectors.temporal().cast(pl.String)).write_ndjson().strip()
+def payload_of(row: Mapping[str, object]) -> str:
+    """A row as JSON, for the quarantine; dates and instants as ISO 8601."""
+    return json.dumps(row, default=str, ensure_ascii=False)

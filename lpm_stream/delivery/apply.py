@@ -25,12 +25,14 @@ class Applied:
     Attributes:
         watermark: the database's watermark now.
         messages: those that were new.
+        changes: number of changes that it had not had before.
         applied_at: when the transaction had been committed.
         refused: number of rows that went to quarantine.
     """
 
     watermark: Watermark
     messages: tuple[Message, ...]
+    changes: int
     applied_at: datetime
     refused: int = 0
 
@@ -94,7 +96,8 @@ def apply(
             return _apply(spec, database, batch, rows, refused.height)
         except RowFaultError as fault:
             rows = _uncovered(database, rows)
-            found = _refused_rows(database, _net(spec, rows))
+            net = _net(spec, rows)
+            found = _refused_rows(database, net, min(_MOST_REFUSED, max(_FEW, net.height // 2)))
             if not found:
                 raise TargetFaultError(
                     f"the table refuses rows together that it takes one by one: {fault}"
@@ -102,6 +105,9 @@ def apply(
             quarantine([_refusal(spec, row, reason) for row, reason in found])
             refused = pl.concat([refused, *(row for row, _ in found)])
             rows = rows.join(refused, on=[*spec.primary_key, COMMIT_VERSION, CHANGE_TYPE], how="anti")
+
+
+_FEW, _MOST_REFUSED = 10, 100  # rows of one transaction; more than a few must be less than half of them
 
 
 class _UndoError(Exception):
@@ -121,7 +127,7 @@ def _apply(spec: FeedSpec, database: CompanyDatabase, batch: Batch, rows: pl.Dat
             after = before.after(batch.received, batch.fence)
             after = replace(after, changes=after.changes - refused)
             transaction.store(after)
-    return Applied(after, tuple(fresh), datetime.now(UTC), refused)
+    return Applied(after, tuple(fresh), after.changes - before.changes, datetime.now(UTC), refused)
 
 
 def _rows(spec: FeedSpec, received: Sequence[Received]) -> pl.DataFrame:
@@ -156,8 +162,12 @@ def _uncovered(database: CompanyDatabase, rows: pl.DataFrame) -> pl.DataFrame:
         return rows.filter(pl.col(COMMIT_VERSION) > transaction.watermark().version)
 
 
-def _refused_rows(database: CompanyDatabase, rows: pl.DataFrame) -> list[tuple[pl.DataFrame, str]]:
-    """The rows that the table does not take, found by halving what fails, each with the reason."""
+def _refused_rows(database: CompanyDatabase, rows: pl.DataFrame, most: int) -> list[tuple[pl.DataFrame, str]]:
+    """The rows that the table does not take, found by halving what fails, each with the reason.
+
+    Raises:
+        TargetFaultError: if there are more than `most`: then the table is the problem, not the rows.
+    """
     try:
         with suppress(_UndoError), database.transaction() as transaction:
             transaction.merge(rows)
@@ -168,7 +178,11 @@ def _refused_rows(database: CompanyDatabase, rows: pl.DataFrame) -> list[tuple[p
     else:
         return []
     half = rows.height // 2
-    return _refused_rows(database, rows.head(half)) + _refused_rows(database, rows.tail(-half))
+    found = _refused_rows(database, rows.head(half), most)
+    found += _refused_rows(database, rows.tail(-half), most - len(found))
+    if len(found) > most:
+        raise TargetFaultError(f"the table refuses too many rows to set each aside, such as: {found[0][1]}")
+    return found
 
 
 def _refusal(spec: FeedSpec, row: pl.DataFrame, reason: str) -> Refused:

@@ -30,6 +30,7 @@ _READ_MESSAGES = 500
 _WAITING_BYTES = 32_000_000  # of all companies together; beyond it reading pauses
 _JOINING_BYTES = 4_000_000  # of a company that is catching up; beyond it they are left to its own reader
 _SLOW_SECONDS = 5.0  # a task that takes longer parks its company, so that its messages stop filling memory
+_STUCK_SLOTS = 64  # so many databases may not answer before the others have fewer slots
 _SAVE_SECONDS = 1.0  # what is not saved is re-read after a crash and dropped by the watermark
 _RECOVERY_SLOTS = 2  # parked companies are retried in slots of their own
 _FINISH_SECONDS = 4.0  # how long the end of a drain waits for transactions in hand
@@ -102,7 +103,7 @@ class _Drain:
         self._lease = lease
         self._done = Delivery()
         self._worker = Worker(spec, hub, store, settings, lease.fence)
-        self._slots = ThreadPoolExecutor(settings.slots, "deliver")
+        self._slots = ThreadPoolExecutor(settings.slots + _STUCK_SLOTS, "deliver")
         self._recovery = ThreadPoolExecutor(_RECOVERY_SLOTS, "recover")
         self._saved = progress.read_checkpoints(store, spec.name)
         self._read_through = {partition: self._saved.get(partition, 0) for partition in hub.partitions()}

@@ -12,7 +12,7 @@ from lpm_stream.hub.message import Received
 
 # The size of a company's transaction: large enough to be quick in a backlog, small enough to keep memory low
 # and to leave the slot to others soon.
-_BATCH_ROWS = 10_000
+BATCH_ROWS = 10_000
 # In a backlog a company's messages are collected for a moment: a transaction costs about as much as 500 rows.
 _BACKLOG_SECONDS = 10.0  # commits older than that are one
 _COLLECT_SECONDS = 1.0
@@ -76,7 +76,7 @@ class Lane:
         age = (now - self.waiting[0].message.committed_at).total_seconds()
         return (
             age < _BACKLOG_SECONDS
-            or self.waiting_rows >= _BATCH_ROWS
+            or self.waiting_rows >= BATCH_ROWS
             or monotonic() - self.waiting_since >= _COLLECT_SECONDS
         )
 
@@ -96,7 +96,7 @@ class Lane:
         """Moves a transaction's worth of messages from `waiting` to `in_hand`."""
         batch: list[Received] = []
         rows = 0
-        while self.waiting and rows < _BATCH_ROWS:
+        while self.waiting and rows < BATCH_ROWS:
             batch.append(self.waiting.popleft())
             rows += batch[-1].message.rows
             self.waiting_bytes -= len(batch[-1].message.body)

@@ -27,9 +27,12 @@ class Unsaved:
     def add(self, company: str, applied: Applied) -> Latencies:
         """Notes a transaction; returns the latencies of its changes."""
         latencies = Latencies()
+        uncounted = applied.changes  # less than the messages hold if rows were refused, or had come before
         for message in applied.messages:
-            if message.rows:
-                latencies.add((applied.applied_at - message.committed_at).total_seconds(), message.rows)
+            changes = min(message.rows, uncounted)
+            if changes:
+                latencies.add((applied.applied_at - message.committed_at).total_seconds(), changes)
+                uncounted -= changes
         minute = applied.applied_at.replace(second=0, microsecond=0)
         self.latencies[company, minute].merge(latencies)
         if applied.messages:

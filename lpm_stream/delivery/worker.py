@@ -7,7 +7,7 @@ from lpm_stream.control.parking import Parked
 from lpm_stream.control.store import ControlStore
 from lpm_stream.delivery.apply import Applied, Batch, apply
 from lpm_stream.delivery.database import CompanyDatabase, open_database
-from lpm_stream.delivery.lanes import Outcome
+from lpm_stream.delivery.lanes import BATCH_ROWS, Outcome
 from lpm_stream.delivery.pool import DatabasePool
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Received
@@ -55,8 +55,14 @@ class Worker:
         """
         received = self._hub.receive(state.partition, state.sequence_number - 1, _RECOVERY_MESSAGES)
         here = (state.company, self._spec.name)
-        mine = [one for one in received if (one.message.company, one.message.feed) == here]
-        through = received[-1].sequence_number if received else state.sequence_number - 1
+        through = state.sequence_number - 1
+        mine: list[Received] = []
+        for one in received:
+            if sum(other.message.rows for other in mine) >= BATCH_ROWS:
+                break
+            through = one.sequence_number
+            if (one.message.company, one.message.feed) == here:
+                mine.append(one)
         return Outcome(self._apply(state.company, mine, applied_before) if mine else None, through)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from lpm_stream.feed.schema import CHANGE_TYPE, DELETE, INSTANT, Fit
 from lpm_stream.feed.spec import Column, FeedSpec
 
 REASON = "_reason"
+_STRIPPED = "_stripped"
 
 # The years 1 to 9999: databases, drivers and Python know no others, a Delta table does.
 _SPANS: Mapping[pl.DataType, tuple[date, date]] = MappingProxyType(
@@ -28,10 +29,12 @@ class Checked:
     Attributes:
         good: rows that fit the contract, cast to its types.
         bad: the others, as they came but for dates outside of the years 1 to 9999, with the text column `_reason`.
+        stripped: copies of good rows that lost a value whose column allows that, with `_reason`.
     """
 
     good: pl.DataFrame
     bad: pl.DataFrame
+    stripped: pl.DataFrame
 
 
 def check(spec: FeedSpec, fit: Fit, rows: pl.DataFrame) -> Checked:
@@ -49,26 +52,49 @@ def check(spec: FeedSpec, fit: Fit, rows: pl.DataFrame) -> Checked:
     typed = rows.with_columns(_typed(name, rows.schema[name], dtype) for name, dtype in fit.schema.items())
     breaches = list(_breaches(spec, fit))
     if not typed.select(pl.any_horizontal(breach.found.any() for breach in breaches)).item():
-        return Checked(typed, typed.clear().with_columns(pl.lit(None, pl.String).alias(REASON)))
+        none = typed.clear().with_columns(pl.lit(None, pl.String).alias(REASON))
+        return Checked(typed, none, none)
+    marked = typed.with_columns(
+        _first_reason(breach for breach in breaches if not breach.spares_row).alias(REASON),
+        _first_reason(breach for breach in breaches if breach.spares_row).alias(_STRIPPED),
+    )
+    # Python could not hold a date outside of its years, not even to quarantine it.
+    held = marked.with_columns(
+        pl.when(_within(name, dtype)).then(pl.col(name)) for name, dtype in fit.schema.items() if dtype in _SPANS
+    )
+    bad = held.filter(pl.col(REASON).is_not_null()).drop(_STRIPPED)
+    fine = held.filter(pl.col(REASON).is_null()).drop(REASON)
+    stripped = fine.filter(pl.col(_STRIPPED).is_not_null()).rename({_STRIPPED: REASON})
+    good = fine.drop(_STRIPPED).with_columns(_spared(name, breaches) for name in fit.schema)
+    return Checked(good, bad, stripped)
+
+
+def _spared(name: str, breaches: Iterable["_Breach"]) -> pl.Expr:
+    """A column without the values that its rows are delivered without."""
+    found = [breach.found for breach in breaches if breach.spares_row and breach.column == name]
+    if not found:
+        return pl.col(name)
+    return pl.when(~pl.any_horizontal(found).fill_null(value=False)).then(pl.col(name)).alias(name)
+
+
+def _first_reason(breaches: Iterable["_Breach"]) -> pl.Expr:
     upsert = pl.col(CHANGE_TYPE) != DELETE
     reasons = [
         pl.when(breach.found if breach.concerns_deletes else breach.found & upsert).then(pl.lit(breach.reason))
         for breach in breaches
     ]
-    marked = typed.with_columns(pl.coalesce(reasons).alias(REASON))
-    held = marked.with_columns(
-        pl.when(_within(name, dtype)).then(pl.col(name)) for name, dtype in fit.schema.items() if dtype in _SPANS
-    )
-    return Checked(held.filter(pl.col(REASON).is_null()).drop(REASON), held.filter(pl.col(REASON).is_not_null()))
+    return pl.coalesce(*reasons, pl.lit(None, pl.String))
 
 
 @dataclass(frozen=True)
 class _Breach:
     """A way to break the contract: for which rows it is true, and how that is told."""
 
+    column: str
     found: pl.Expr
     reason: str
     concerns_deletes: bool
+    spares_row: bool = False
 
 
 def _typed(name: str, found: pl.DataType, wanted: pl.DataType) -> pl.Expr:
@@ -78,12 +104,15 @@ def _typed(name: str, found: pl.DataType, wanted: pl.DataType) -> pl.Expr:
 
 def _breaches(spec: FeedSpec, fit: Fit) -> Iterable[_Breach]:
     company = spec.company_column
-    yield _Breach(pl.col(company) == "", f"{company} is empty: the row belongs to nobody", concerns_deletes=True)
+    empty = f"{company} is empty: the row belongs to nobody"
+    yield _Breach(company, pl.col(company) == "", empty, concerns_deletes=True)
     declared = {column.name: column for column in spec.columns}
     identity = {*spec.primary_key, company}
     for name in sorted(fit.schema, key=lambda name: name not in identity):
-        for found, problem in _conditions(name, fit.schema[name], declared.get(name), spec.wire_format):
-            yield _Breach(found, f"{name} {problem}", name in identity)
+        column = declared.get(name)
+        spares_row = column is not None and column.on_breach == "value"
+        for found, problem in _conditions(name, fit.schema[name], column, spec.wire_format):
+            yield _Breach(name, found, f"{name} {problem}", name in identity, spares_row)
 
 
 def _conditions(

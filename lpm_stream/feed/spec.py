@@ -21,12 +21,19 @@ class Column(BaseModel):
     type: ColumnType = Field(description="timestamp: an instant, microseconds, UTC")
     nullable: bool = True
     max_length: int | None = Field(None, gt=0, description="longest string, in characters")
+    on_breach: Literal["row", "value"] = Field(
+        "row",
+        description="what a value that breaks the contract sends to quarantine: the row, or a copy of the row, "
+        "which itself is delivered with NULL in that place",
+    )
     description: str = Field(min_length=1)
 
     @model_validator(mode="after")
     def _length_is_for_strings(self) -> Self:
         if self.max_length is not None and self.type != "string":
             raise ValueError(f"column {self.name}: max_length is for strings; remove it or make the type string")
+        if self.on_breach == "value" and not self.nullable:
+            raise ValueError(f"column {self.name}: on_breach: value needs nullable: true")
         return self
 
 

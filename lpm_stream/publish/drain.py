@@ -70,8 +70,20 @@ class _Outbox:
 class Publisher:
     """Publishes one feed's changes under its lease."""
 
-    def __init__(self, spec: FeedSpec, source: DeltaSource, hub: Hub, store: ControlStore) -> None:
+    def __init__(
+        self, spec: FeedSpec, source: DeltaSource, hub: Hub, store: ControlStore, first_version: int = 0
+    ) -> None:
+        """A publisher for one feed.
+
+        Args:
+            spec: the feed.
+            source: its table.
+            hub: where to.
+            store: the control store.
+            first_version: where to begin a feed that was never published; earlier commits are left out.
+        """
         self._spec = spec
+        self._first_version = first_version
         self._source = source
         self._hub = hub
         self._store = store
@@ -129,7 +141,12 @@ class Publisher:
 
     def _start(self, cursor: progress.Cursor | None) -> int:
         if cursor is None:
-            return -1
+            return self._first_version - 1
+        if self._first_version:
+            raise SourceError(
+                f"feed {self._spec.name} is published up to version {cursor.version} already: "
+                f"leave out --from-version, it goes on from there"
+            )
         if cursor.table_id != self._source.table_id:
             raise SourceError(
                 f"table {self._source.location} is not the one that feed {self._spec.name} was published from "

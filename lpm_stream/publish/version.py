@@ -57,6 +57,7 @@ def messages_of(
             packer = Packer(spec, changes.version, committed_at, max_body_bytes)
         checked = check(spec, changes.fit, travelling(spec, batch.select(columns)))
         report.refused += _refused(spec, changes.version, checked.bad)
+        report.refused += _refused(spec, changes.version, checked.stripped)
         routed = route(spec, to_wire(checked.good, CONTENT_TYPES[spec.wire_format]), companies)
         report.unknown.update(routed.unknown)
         yield from packer.add(routed.by_company)

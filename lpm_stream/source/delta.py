@@ -61,7 +61,7 @@ class DeltaSource:
             self._newest.update_incremental()
             expected = self._newest.version() - known + 1
             commits = [commit | {"version": None} for commit in self._newest.history(expected)]
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:  # OSError: the object store does not answer
             raise SourceError(f"table {self.location} cannot be read: {_first_line(error)}") from error
         # A table created anew in the same place goes unnoticed by the open one: it only looks for later versions.
         if str(self._newest.metadata().id) != self.table_id or self._newest_commit not in [*commits, None]:
@@ -97,9 +97,15 @@ class DeltaSource:
             yield pl.concat(frames)
 
     def _gone(self, version: int, error: Exception) -> SourceError:
+        if "change data enabled" in str(error):
+            return SourceError(
+                f"Change Data Feed was off at version {version} of table {self.location}: start a new feed behind "
+                f"it with lpm-stream publish --from-version N, N the first version with {CDF_PROPERTY} = true"
+            )
+        # The engine's own text may quote values of rows: it is left to --debug.
         return SourceError(
-            f"version {version} of table {self.location} can no longer be read ({_first_line(error)}): if "
-            f"VACUUM or log clean-up removed it, the companies have to be loaded anew from the table"
+            f"version {version} of table {self.location} can no longer be read (--debug says more): if VACUUM or "
+            f"log clean-up removed it, the companies have to be loaded anew from the table"
         )
 
     def _at(self, version: int) -> DeltaTable:
@@ -117,7 +123,7 @@ class DeltaSource:
     def _open(self, version: int | None) -> DeltaTable:
         try:
             return DeltaTable(self.location, version=version, storage_options=self._options)
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:
             if version is not None:
                 raise self._gone(version, error) from error
             if isinstance(error, TableNotFoundError):

@@ -18,6 +18,7 @@ from lpm_stream.source.delta import CDF_PROPERTY
 T = TypeVar("T")
 
 _ACTION = "_action"
+_MARK = "Simulated: "  # how the descriptions of its own tables begin
 _BOUNDED = ("string", "int32", "int64")  # types of keys whose values are simple to write in SQL
 _COMPACTED_BYTES = 8 * 2**20  # a compacted file of this size is left alone from then on
 _ATTEMPTS = 20  # of a commit; another writer can get in between, hardly that often in a row
@@ -53,13 +54,18 @@ class SimulatedTable:
         """Opens or creates the table.
 
         Raises:
-            SourceError: if it can be neither opened nor created.
+            SourceError: if it can be neither opened nor created, or somebody else has made it.
         """
         self._spec = spec
         self._location = location
         with self._writing():
             exists = DeltaTable.is_deltatable(location)
             self._table = DeltaTable(location) if exists else _create(spec, location)
+        if not str(self._table.metadata().description).startswith(_MARK):
+            raise SourceError(
+                f"table {location} was not made by the simulator, which writes to no other: "
+                f"choose another LPM_STREAM_TABLES_URL or --dir"
+            )
 
     @property
     def version(self) -> int:
@@ -145,7 +151,7 @@ def _create(spec: FeedSpec, location: str) -> DeltaTable:
         location,
         Schema.from_arrow(pa.schema(fields)),
         name=spec.source_table,
-        description=spec.description,
+        description=f"{_MARK}{spec.description}",
         configuration={CDF_PROPERTY: "true", "delta.dataSkippingStatsColumns": statistics},
     )
 

@@ -84,7 +84,7 @@ def test_within_a_version_an_upsert_wins_over_a_delete(database, kinds, chunks):
 
 
 @settings(max_examples=25)
-@given(bad=st.sets(st.integers(0, 29), max_size=30), split=st.integers(1, 29))
+@given(bad=st.sets(st.integers(0, 29), max_size=10), split=st.integers(1, 29))
 def test_exactly_the_refused_rows_are_found(tmp_path_factory, bad, split):
     """However many there are and wherever they stand."""
     path = tmp_path_factory.mktemp("apply") / "A.db"

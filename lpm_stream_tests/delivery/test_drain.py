@@ -2,7 +2,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,29 @@ def test_a_slow_database_delays_its_company_alone(stream, monkeypatch):
     assert_delivered(stream, ["A", "B"])
 
 
+def test_slow_databases_do_not_take_the_slots_of_others(stream, monkeypatch):
+    monkeypatch.setattr(deliver_drain, "_SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(deliver_drain, "_SAVE_SECONDS", 0.01)
+    monkeypatch.setattr(parking, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 60000", *sqlite._PRAGMAS[1:]))
+    slow = [f"slow {number}" for number in range(stream.settings.slots)]
+    for company in slow:
+        register(stream.store, company)
+        commit(stream, **{company: company.replace(" ", "")})
+    deliver(stream)
+    with ExitStack() as stack:
+        for company in slow:
+            stack.enter_context(locked(path_of(stream, company)))
+            append(stream.table, orders([f"more of {company}"], company))
+        publish(stream)
+        with delivering(stream):
+            commit(stream, B="2")
+            wait_until(lambda: delivered(stream, "B") > 0)
+            stack.close()
+            wait_until(lambda: parked(stream) == {} and undelivered(stream) == 0)
+    assert_delivered(stream, ["B", *slow])
+
+
 def test_a_second_deliverer_stands_by(stream):
     commit(stream, A="1")
     lease = leases.acquire(stream.store, f"deliver:{SPEC.name}", OTHER)
@@ -436,7 +459,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_a_company_with_much_to_do_lets_others_have_their_turn(stream, monkeypatch):
-    monkeypatch.setattr(lanes, "_BATCH_ROWS", 1)
+    monkeypatch.setattr(lanes, "BATCH_ROWS", 1)
     busy, quiet = in_partition(stream, 0), in_partition(stream, 1)
     for number in range(6):
         append(stream.table, orders([str(number)], busy))

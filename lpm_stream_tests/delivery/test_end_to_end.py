@@ -4,6 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import polars as pl
 import pytest
 import sqlalchemy as sa
 from deltalake import DeltaTable, write_deltalake
@@ -257,3 +258,45 @@ def test_everything_is_behind_the_checkpoints_when_caught_up(stream):
     assert undelivered(stream) == 2
     deliver(stream)
     assert undelivered(stream) == 0
+
+
+def test_a_table_that_refuses_everything_parks_its_company(stream):
+    append(stream.table, orders(["0"], "A"))
+    publish(stream)
+    deliver(stream)
+    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
+        connection.execute("CREATE TRIGGER closed BEFORE INSERT ON orders BEGIN SELECT RAISE(ABORT, 'no'); END")
+        connection.commit()
+    append(stream.table, orders([f"{index:03}" for index in range(300)], ["A", "B"] * 150))
+    publish(stream)
+    done = deliver(stream)
+    assert done.refused == 0
+    assert quarantine.counts(stream.store, SPEC.name) == {}
+    assert "refuses too many rows" in parking.read_parked(stream.store, SPEC.name)["A"].reason
+    assert_delivered(stream, ["B"])
+
+
+def test_refused_rows_do_not_count_as_delivered(stream):
+    append(stream.table, orders(["0"], "A"))
+    publish(stream)
+    deliver(stream)
+    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
+        connection.execute(
+            "CREATE TRIGGER picky BEFORE INSERT ON orders WHEN NEW.amount = 666 "
+            "BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        connection.commit()
+    append(stream.table, pl.concat([orders(["1"], "A", amount=666), orders(["2", "3"], "A")]))
+    publish(stream)
+    deliver(stream)
+    assert ledger.read(stream.store, SPEC.name)["A"].changes == 3
+
+
+def test_a_feed_may_begin_behind_the_first_version(stream):
+    append(stream.table, orders(["1"], "A"))
+    append(stream.table, orders(["2"], "A"))
+    stream.publisher(2).drain(poll_seconds=0.01, go_on=lambda: True, until_caught_up=True)
+    deliver(stream)
+    assert stored(stream, "A").keys() == {"2"}
+    with pytest.raises(SourceError, match="leave out --from-version"):
+        stream.publisher(1).drain(poll_seconds=0.01, go_on=lambda: True, until_caught_up=True)

@@ -127,7 +127,8 @@ class Protocol(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(pack, "_CHUNK_ROWS", 2)
         self.patch.setattr(pack, "_BUFFERED_ROWS", 5)
-        self.patch.setattr(lanes, "_BATCH_ROWS", 2)
+        for module in (lanes, worker):
+            self.patch.setattr(module, "BATCH_ROWS", 2)
         self.patch.setattr(worker, "_RECOVERY_MESSAGES", 3)
         self.patch.setattr(deliver_drain, "_READ_MESSAGES", 2)
         self.patch.setattr(deliver_drain, "_SAVE_SECONDS", 0.0)

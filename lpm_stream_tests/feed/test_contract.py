@@ -133,3 +133,17 @@ def test_a_narrower_source_is_widened():
 
 def test_no_rows_are_no_problem():
     assert reasons(change().clear()) == []
+
+
+def test_a_column_may_spare_its_row():
+    columns = tuple(
+        column.model_copy(update={"on_breach": "value"}) if column.name == "note" else column
+        for column in SPEC.columns
+    )
+    spec = SPEC.model_copy(update={"columns": columns})
+    rows = pl.concat([change(), change(note="a\0b"), change(note="n" * 1_001), change(note="\0", id=None)])
+    checked = check(spec, fit(spec, contract_schema(spec)), rows)
+    assert checked.good["note"].to_list() == ["note of 1", None, None]
+    assert checked.stripped["note"].to_list() == ["a\0b", "n" * 1_001]
+    assert checked.stripped[REASON].to_list() == ["note contains a NUL character", "note is longer than 1000"]
+    assert checked.bad[REASON].to_list() == ["id is null"]

@@ -16,6 +16,8 @@ from lpm_stream.feed.spec import Column, FeedSpec
 from lpm_stream.source import simulate
 from lpm_stream.source.delta import schema_of
 from lpm_stream.source.simulate import Committed, Simulator
+from lpm_stream.source.simulated_table import SimulatedTable
+from lpm_stream_tests import example
 
 SPEC = load_feeds()["tdr"]
 KEY = SPEC.primary_key[0]
@@ -254,3 +256,11 @@ def _new_readings(rng, companies, count, now) -> pl.DataFrame:
             "read_at": pl.Series([now] * count, dtype=INSTANT),
         }
     )
+
+
+def test_it_writes_to_no_table_of_somebody_else(tmp_path):
+    location = str(tmp_path / "real")
+    example.create_table(location, example.orders(["1"], "A"))
+    with pytest.raises(SourceError, match="was not made by the simulator"):
+        SimulatedTable(example.SPEC, location)
+    assert DeltaTable(location).version() == 0
