@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from bench.commands import peak_memory_bytes, relaying
 from bench.measure import Measure
-from lpm_stream.control import ledger, progress, registry
+from lpm_stream.control import leases, ledger, progress, registry
 from lpm_stream.delivery.tables import SqliteTables, quoted
 from lpm_stream.feed.load import load_feeds
 from lpm_stream.feed.schema import COMMIT_VERSION, contract_schema
@@ -39,6 +39,8 @@ def measure(home: Path) -> list[Measure]:
             registry.register(stream.store, company)
         newest = DeltaTable(table).version()
         with relaying(home) as relay:
+            while leases.lease_name("publish", spec.name) not in leases.holders(stream.store):
+                time.sleep(0.02)  # starting the processes is not part of the throughput
             begun = time.perf_counter()
             while not _caught_up(stream, newest):
                 time.sleep(0.1)

@@ -305,7 +305,8 @@ class _Drain:
     def _save_if_due(self) -> None:
         age = time.monotonic() - self._saved_at
         news = bool(self._unsaved) or self._checkpoints() != self._saved
-        if age > _SAVE_SECONDS and (news or age > leases.TTL.total_seconds() / 3):
+        pause = _SAVE_SECONDS if self._lanes else _SAVE_SECONDS / 10
+        if age > pause and (news or age > leases.TTL.total_seconds() / 3):
             self._save()
 
     def _save(self) -> None:

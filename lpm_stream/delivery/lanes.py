@@ -15,7 +15,7 @@ from lpm_stream.hub.message import Received
 BATCH_ROWS = 10_000
 # In a backlog a company's messages are collected for a moment: a transaction costs about as much as 500 rows.
 _BACKLOG_SECONDS = 10.0  # commits older than that are one
-_COLLECT_SECONDS = 1.0
+_COLLECT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)

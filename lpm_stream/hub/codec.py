@@ -55,7 +55,8 @@ def encode(rows: pl.DataFrame, content_type: str) -> bytes:
     """Encodes changes that `to_wire` has prepared."""
     buffer = io.BytesIO()
     if content_type == AVRO:
-        rows.write_avro(buffer, compression="uncompressed", name="change")
+        # Polars panics where columns lie in memory in different pieces.
+        rows.rechunk().write_avro(buffer, compression="uncompressed", name="change")
         return _deflated(buffer.getvalue())
     rows.write_ndjson(buffer)
     return buffer.getvalue()

@@ -103,6 +103,16 @@ def test_another_avro_reader_reads_the_same(rows):
     assert {"type": "int", "logicalType": "date"} in fields["a_date"]
 
 
+def test_columns_may_lie_in_memory_in_different_pieces():
+    def pieces(*lengths: int) -> pl.Series:
+        parts = [pl.Series([str(number) for number in range(length)]) for length in lengths]
+        return pl.concat(parts, rechunk=False)
+
+    rows = pl.DataFrame({"a": pieces(1, 1, 1), "b": pieces(1, 2), "c": pieces(3)})
+    assert [rows[name].n_chunks() for name in "abc"] == [3, 2, 1]
+    assert decode([encode(rows, AVRO)], AVRO, {}).equals(rows)
+
+
 def test_another_writers_avro_is_read():
     """With several blocks, another sync marker, and more in its metadata."""
     fields = [{"name": "id", "type": ["null", "string"]}, {"name": "amount", "type": ["null", "long"]}]
