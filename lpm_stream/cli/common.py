@@ -50,9 +50,21 @@ def the_feed(name: str | None) -> FeedSpec:
 
 
 @contextmanager
-def opened(home: Path | None, feed: str | None) -> Iterator[Stream]:
-    """The stream that a command works on."""
-    with open_stream(Settings.load(home), the_feed(feed)) as stream:
+def opened(home: Path | None, feed: str | None, *, create: bool = True) -> Iterator[Stream]:
+    """The stream that a command works on.
+
+    Args:
+        home: the command's `--dir`.
+        feed: the command's `--feed`.
+        create: whether the command may begin with an empty directory.
+
+    Raises:
+        LpmStreamError: if there is nothing to work on.
+    """
+    settings = Settings.load(home)
+    if not create and not settings.home.exists():
+        raise LpmStreamError(f"there is nothing at {settings.home}: check --dir or LPM_STREAM_HOME")
+    with open_stream(settings, the_feed(feed)) as stream:
         yield stream
 
 

@@ -37,6 +37,6 @@ def add(
 @app.command("list")
 def list_(home: Home = None, feed: Feed = None) -> None:
     """List the registered companies."""
-    with opened(home, feed) as stream:
+    with opened(home, feed, create=False) as stream:
         for company in registry.registered(stream.store):
             console.print(Text(company), soft_wrap=True)

@@ -24,7 +24,7 @@ def status(
     json_file: Json = None,
 ) -> None:
     """Show versions, workers, and per company: delivered, lag, latency, state."""
-    with opened(home, feed) as stream:
+    with opened(home, feed, create=False) as stream:
         if json_file:
             write_json(json_file, read_status(stream))
         elif not watch:

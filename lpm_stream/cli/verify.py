@@ -35,17 +35,19 @@ def verify(
     """
     from lpm_stream.audit.run import audit  # noqa: PLC0415 - DuckDB only for this
 
-    with opened(home, feed) as stream, _progress() as progress:
+    with opened(home, feed, create=False) as stream:
+        databases = _databases(stream, company)
         running = leases.lease_name("deliver", stream.spec.name) in leases.holders(stream.store)
-        report = audit(
-            stream.spec,
-            stream.table,
-            _databases(stream, company),
-            version=version,
-            scratch=stream.settings.home / "scratch",
-            settle_seconds=_SETTLE_SECONDS if running and version is None else 0,
-            progress=progress,
-        )
+        with _progress() as progress:
+            report = audit(
+                stream.spec,
+                stream.table,
+                databases,
+                version=version,
+                scratch=stream.settings.home / "scratch",
+                settle_seconds=_SETTLE_SECONDS if running and version is None else 0,
+                progress=progress,
+            )
     if json_file:
         write_json(json_file, report)
     else:

@@ -2,8 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import polars as pl
 
 from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.store import ControlStore
@@ -178,6 +180,7 @@ class Publisher:
 
     def _pack_next(self, lease: leases.Lease, outbox: _Outbox, done: Published) -> None:
         changes = self._source.changes(done.version + 1)
+        changes = replace(changes, batches=self._renewing(lease, changes.batches))
         for item in messages_of(self._spec, changes, self._registered, self._hub.max_body_bytes):
             if isinstance(item, VersionReport):
                 outbox.reports.append(item)
@@ -185,8 +188,17 @@ class Publisher:
                 outbox.put(item)
                 if outbox.bytes >= _SEND_BYTES:
                     self._send(outbox, done)
-                    leases.renew(self._store, lease)  # a large commit may take longer than the lease
+                    leases.renew(self._store, lease)
         done.version += 1
+
+    def _renewing(self, lease: leases.Lease, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        """A commit's batches, with the lease kept: a commit may take longer than it lasts and yet send nothing."""
+        renewed = time.monotonic()
+        for batch in batches:
+            if time.monotonic() - renewed > leases.TTL.total_seconds() / 3:
+                leases.renew(self._store, lease)
+                renewed = time.monotonic()
+            yield batch
 
     def _registered(self) -> frozenset[str]:
         return frozenset(registry.registered(self._store))

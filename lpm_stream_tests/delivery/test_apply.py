@@ -104,6 +104,19 @@ def test_exactly_the_refused_rows_are_found(tmp_path_factory, bad, split):
     database.close()
 
 
+def test_a_table_that_refuses_most_rows_is_the_problem_itself(database):
+    """So a constraint that somebody adds by mistake does not send a day's rows to quarantine."""
+    picky(database, "NEW.amount >= 13")
+    rows = changes("insert", *map(str, range(30)))
+    rows = rows.with_columns(amount=pl.Series(list(range(30))))
+    quarantined: list[Refused] = []
+    with pytest.raises(TargetFaultError, match="too many rows"):
+        applied(database, received(carrying(1, rows)), quarantined)
+    assert quarantined == []
+    assert amounts(database) == {}
+    assert watermark(database).version == -1
+
+
 def test_a_key_whose_newest_row_is_refused_keeps_its_older_one(database):
     picky(database, REFUSED)
     quarantined: list[Refused] = []

@@ -1,0 +1,53 @@
+"""What the command line says to wrong input: one line, and an exit code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lpm_stream", *arguments, "--dir", str(home)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"} | variables,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (("publish",), {}, "no Delta table at"),
+        (("publish", "--feed", "nope"), {}, "choose one of tdr with --feed"),
+        (("verify", "--company", "[/x]"), {}, "company '[/x]' is not registered"),
+        (("publish",), {"LPM_STREAM_SLOTS": "abc"}, "LPM_STREAM_SLOTS: Input should be a valid integer"),
+        (("publish",), {"LPM_STREAM_HUB_URL": "amqp:x"}, "is not supported; use local:DIRECTORY"),
+        (("companies", "add", ""), {}, "must be 1 to 450 characters"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, arguments, variables, message):
+    done = run(tmp_path, *arguments, **variables)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_looking_creates_nothing(tmp_path):
+    home = tmp_path / "mistyped"
+    done = run(home, "status")
+    assert done.returncode == 2
+    assert "there is nothing at" in done.stderr
+    assert not home.exists()
+
+
+def test_odd_ids_are_shown_as_they_are(tmp_path):
+    for company in ("[bold]X", "[/red]", "it's"):
+        assert run(tmp_path, "companies", "add", company).returncode == 0
+    assert run(tmp_path, "companies", "list").stdout.splitlines() == ["[/red]", "[bold]X", "it's"]
+    assert run(tmp_path, "companies", "add", "it's").returncode == 1
