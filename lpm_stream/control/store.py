@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lpm_stream.errors import LpmStreamError
+from lpm_stream.wal import use_wal
 
 HEAD = "0001"
 _BUSY_SECONDS = 10
@@ -124,8 +125,7 @@ def _engine(url: str) -> sa.Engine:
 
 def _prepare_sqlite(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.isolation_level = None  # transactions begin in _begin_sqlite
-    dbapi_connection.execute("PRAGMA journal_mode = WAL")
-    dbapi_connection.execute("PRAGMA synchronous = FULL")
+    use_wal(dbapi_connection)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

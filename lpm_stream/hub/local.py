@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lpm_stream.errors import HubError, HubGapError
 from lpm_stream.hub.message import Message, Received
+from lpm_stream.wal import use_wal
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
@@ -172,8 +173,7 @@ def _partition_count(path: Path, wanted: int) -> int:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        use_wal(connection)
         with connection:
             connection.execute(_SCHEMA)
     except sqlite3.Error:
