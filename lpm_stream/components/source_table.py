@@ -8,7 +8,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from lpm_stream.errors import SchemaError, SourceError
 from lpm_stream.feed.schema import fit
 from lpm_stream.feed.spec import FeedSpec
-from lpm_stream.source.delta import CDF_PROPERTY, schema_of
+from lpm_stream.source.delta import has_cdf, no_table, schema_of
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,12 @@ def look(spec: FeedSpec, location: str) -> TableState:
             table_id=str(metadata.id),
             version=table.version(),
             rows=table.count(),
-            cdf=metadata.configuration.get(CDF_PROPERTY, "false").lower() == "true",
+            cdf=has_cdf(table),
             held_columns=held,
             misfit=misfit,
         )
     except TableNotFoundError as error:
-        raise SourceError(
-            f"no Delta table at {location}: check LPM_STREAM_TABLES_URL (or create the table)"
-        ) from error
+        raise no_table(location) from error
     except DeltaError as error:
         raise SourceError(f"table {location} cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -1,6 +1,6 @@
 """Changes out of a Delta table: its Change Data Feed, one commit version at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +39,9 @@ class Changes:
 class DeltaSource:
     """A Delta table with Change Data Feed on."""
 
-    def __init__(self, spec: FeedSpec, location: str, storage_options: Mapping[str, str] | None = None) -> None:
+    def __init__(self, spec: FeedSpec, location: str) -> None:
         self._spec = spec
         self.location = location
-        self._options = dict(storage_options or {})
         self._newest = self._open(None)
         self._window = self._newest
         self._schema: dict[str, pl.DataType] | None = None  # at the version read last
@@ -122,22 +121,30 @@ class DeltaSource:
 
     def _open(self, version: int | None) -> DeltaTable:
         try:
-            return DeltaTable(self.location, version=version, storage_options=self._options)
+            return DeltaTable(self.location, version=version)
         except (DeltaError, OSError) as error:
             if version is not None:
                 raise self._gone(version, error) from error
             if isinstance(error, TableNotFoundError):
-                raise SourceError(
-                    f"no Delta table at {self.location}: check LPM_STREAM_TABLES_URL (or create the table)"
-                ) from error
+                raise no_table(self.location) from error
             raise SourceError(f"table {self.location} cannot be opened: {_first_line(error)}") from error
 
     def _require_cdf(self) -> None:
-        if self._newest.metadata().configuration.get(CDF_PROPERTY, "false").lower() != "true":
+        if not has_cdf(self._newest):
             raise SourceError(
                 f"Change Data Feed is off on table {self.location}; turn it on with: "
                 f"ALTER TABLE {self._spec.source_table} SET TBLPROPERTIES ({CDF_PROPERTY} = true)"
             )
+
+
+def has_cdf(table: DeltaTable) -> bool:
+    """Whether a table's Change Data Feed is on."""
+    return table.metadata().configuration.get(CDF_PROPERTY, "false").lower() == "true"
+
+
+def no_table(location: str) -> SourceError:
+    """What to say where there is no table."""
+    return SourceError(f"no Delta table at {location}: check LPM_STREAM_TABLES_URL (or create the table)")
 
 
 def schema_of(table: DeltaTable) -> dict[str, pl.DataType]:

@@ -47,6 +47,15 @@ def path_of(stream: Stream, company: str) -> Path:
     return Path(str(sa.make_url(database_urls(stream.store, stream.settings)[company]).database))
 
 
+def refuse_inserts(stream: Stream, company: str, when: str) -> None:
+    """As a company's own rules on its table would."""
+    with closing(sqlite3.connect(path_of(stream, company))) as connection:
+        connection.execute(
+            f"CREATE TRIGGER picky BEFORE INSERT ON orders WHEN {when} BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        connection.commit()
+
+
 def test_inserts_updates_and_deletes_arrive(stream):
     append(stream.table, orders(["1", "2", "3"], ["A", "B", "A"]))
     table = DeltaTable(stream.table)
@@ -163,12 +172,7 @@ def test_a_row_the_database_refuses_costs_only_itself(stream):
     append(stream.table, orders(["0"], "A"))
     publish(stream)
     deliver(stream)
-    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
-        connection.execute(
-            "CREATE TRIGGER picky BEFORE INSERT ON orders WHEN NEW.amount = 666 "
-            "BEGIN SELECT RAISE(ABORT, 'no'); END"
-        )
-        connection.commit()
+    refuse_inserts(stream, "A", when="NEW.amount = 666")
     rows = orders([f"{index:03}" for index in range(100)], "A")
     append(stream.table, rows.with_columns(amount=rows["amount"].scatter(17, 666)))
     publish(stream)
@@ -264,9 +268,7 @@ def test_a_table_that_refuses_everything_parks_its_company(stream):
     append(stream.table, orders(["0"], "A"))
     publish(stream)
     deliver(stream)
-    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
-        connection.execute("CREATE TRIGGER closed BEFORE INSERT ON orders BEGIN SELECT RAISE(ABORT, 'no'); END")
-        connection.commit()
+    refuse_inserts(stream, "A", when="true")
     append(stream.table, orders([f"{index:03}" for index in range(300)], ["A", "B"] * 150))
     publish(stream)
     done = deliver(stream)
@@ -280,12 +282,7 @@ def test_refused_rows_do_not_count_as_delivered(stream):
     append(stream.table, orders(["0"], "A"))
     publish(stream)
     deliver(stream)
-    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
-        connection.execute(
-            "CREATE TRIGGER picky BEFORE INSERT ON orders WHEN NEW.amount = 666 "
-            "BEGIN SELECT RAISE(ABORT, 'no'); END"
-        )
-        connection.commit()
+    refuse_inserts(stream, "A", when="NEW.amount = 666")
     append(stream.table, pl.concat([orders(["1"], "A", amount=666), orders(["2", "3"], "A")]))
     publish(stream)
     deliver(stream)
