@@ -26,7 +26,15 @@ class HubError(LpmStreamError):
 
 
 class HubGapError(HubError):
-    """The hub no longer keeps what a reader still needs."""
+    """The hub no longer keeps what a reader still needs, or keeps it damaged.
+
+    Attributes:
+        resume_after: behind this sequence number there are messages again.
+    """
+
+    def __init__(self, message: str, resume_after: int) -> None:
+        super().__init__(message)
+        self.resume_after = resume_after
 
 
 class LeaseLostError(LpmStreamError):

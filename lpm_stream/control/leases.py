@@ -4,6 +4,7 @@ A lease spares work; it does not carry correctness. That is the fence's task: ev
 company databases remember the largest they have seen, and a writer with a smaller one cannot commit.
 """
 
+import hashlib
 import os
 import socket
 import threading
@@ -17,7 +18,7 @@ from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import leases
 from lpm_stream.errors import LeaseLostError
 
-Role = Literal["publish", "deliver"]
+Role = Literal["publish", "deliver", "backfill"]
 
 TTL = timedelta(seconds=10)
 
@@ -31,9 +32,11 @@ class Lease:
     fence: int
 
 
-def lease_name(role: Role, feed: str) -> str:
-    """The lease of one of a feed's drains."""
-    return f"{role}:{feed}"
+def lease_name(role: Role, feed: str, company: str | None = None) -> str:
+    """The lease of one of a feed's drains, or of the work on one company."""
+    if company is None:
+        return f"{role}:{feed}"
+    return f"{role}:{feed}:{hashlib.sha256(company.encode()).hexdigest()[:16]}"
 
 
 def worker_name(role: str) -> str:
@@ -91,6 +94,14 @@ def release(store: ControlStore, lease: Lease) -> None:
     mine = (leases.c.name == lease.name) & (leases.c.fence == lease.fence)
     with store.write() as connection:
         connection.execute(leases.update().where(mine).values(expires_at=datetime.now(UTC)))
+
+
+def is_held(store: ControlStore, name: str, fence: int) -> bool:
+    """Whether the lease with that fence is held by somebody who may be alive."""
+    with store.read() as connection:
+        row = connection.execute(sa.select(leases).where(leases.c.name == name)).one_or_none()
+    now = datetime.now(UTC)
+    return row is not None and row.fence == fence and row.expires_at > now and not _has_died(row.holder)
 
 
 def holders(store: ControlStore) -> dict[str, str]:

@@ -1,8 +1,10 @@
 """Parked companies: set aside from their first undelivered message until their database takes it again."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -11,6 +13,8 @@ from lpm_stream.control.tables import parked
 
 _FIRST_PAUSE = 1.0  # seconds
 _LONGEST_PAUSE = 60.0
+
+Kind = Literal["fault", "gap", "held"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Parked:
         reason: why, in words for an operator.
         attempts: how many times delivery has failed.
         next_try_at: when it is tried again.
+        kind: fault (of the database), gap (changes are lost that only the table has still: it needs a resync),
+            held (while a backfill loads the company).
     """
 
     company: str
@@ -36,14 +42,24 @@ class Parked:
     reason: str
     attempts: int
     next_try_at: datetime
+    kind: Kind = "fault"
 
-    def failed_again(self, reason: str) -> "Parked":
-        """The same company after one more failure: the pause doubles, with jitter."""
-        next_try_at = datetime.now(UTC) + _pause(self.attempts)
-        return replace(self, reason=reason, attempts=self.attempts + 1, next_try_at=next_try_at)
+    def failed_again(self, reason: str, kind: Kind) -> "Parked":
+        """The same company after one more failure: the pause doubles, with jitter, unless it is held."""
+        attempts = 0 if kind == "held" else self.attempts
+        next_try_at = datetime.now(UTC) + _pause(attempts)
+        return replace(self, reason=reason, attempts=attempts + 1, next_try_at=next_try_at, kind=kind)
 
 
-def park(company: str, partition: int, sequence_number: int, committed_at: datetime, reason: str) -> Parked:
+def park(
+    company: str,
+    partition: int,
+    sequence_number: int,
+    committed_at: datetime,
+    reason: str,
+    *,
+    kind: Kind = "fault",
+) -> Parked:
     """A company that is parked now, after its first failure."""
     now = datetime.now(UTC)
     return Parked(
@@ -55,6 +71,7 @@ def park(company: str, partition: int, sequence_number: int, committed_at: datet
         reason,
         attempts=1,
         next_try_at=now + _pause(0),
+        kind=kind,
     )
 
 
@@ -72,6 +89,7 @@ def read_parked(store: ControlStore, feed: str) -> dict[str, Parked]:
             row.reason,
             row.attempts,
             row.next_try_at,
+            row.kind,
         )
         for row in rows
     }
@@ -90,15 +108,22 @@ def write_parked(connection: sa.Connection, feed: str, company: str, state: Park
         "reason": state.reason[:2000],
         "attempts": state.attempts,
         "next_try_at": state.next_try_at,
+        "kind": state.kind,
     }
     upsert(connection, parked, {"feed": feed, "company": company}, values)
 
 
 def try_now(store: ControlStore, feed: str, company: str) -> None:
-    """Has a parked company tried again without waiting; a running deliverer sees it when it starts anew."""
+    """Has a parked company tried again without waiting; a running deliverer sees it within a second or two."""
     mine = (parked.c.feed == feed) & (parked.c.company == company)
     with store.write() as connection:
         connection.execute(parked.update().where(mine).values(next_try_at=datetime.now(UTC)))
+
+
+def read_next_tries(connection: sa.Connection, feed: str) -> Mapping[str, datetime]:
+    """When each parked company is to be tried again: sooner than was stored, if somebody asked for it."""
+    rows = connection.execute(sa.select(parked.c.company, parked.c.next_try_at).where(parked.c.feed == feed))
+    return {row.company: row.next_try_at for row in rows}
 
 
 def _pause(earlier_failures: int) -> timedelta:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from lpm_stream.control.store import ControlStore, upsert, upsert_all
-from lpm_stream.control.tables import checkpoints, cursors, deliveries, unknown_companies
+from lpm_stream.control.tables import checkpoints, cursors, deliveries, published, unknown_companies
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,23 @@ class Cursor:
         version: the last version fully published.
         newest_version: the table's newest version when last looked at.
         held_columns: source columns that the schema policy holds back.
+        epoch: of these versions; grows when the cursor is set anew.
     """
 
     table_id: str
     version: int
     newest_version: int
     held_columns: tuple[str, ...] = ()
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
 class Delivered:
     """The newest that a company's database is known to have applied."""
 
+    epoch: int
     version: int
+    partition: int
     sequence_number: int
     committed_at: datetime
     applied_at: datetime
@@ -54,7 +58,7 @@ def read_cursor(store: ControlStore, feed: str) -> Cursor | None:
     if row is None:
         return None
     held = tuple(row.held_columns.split(",")) if row.held_columns else ()
-    return Cursor(row.table_id, row.version, row.newest_version, held)
+    return Cursor(row.table_id, row.version, row.newest_version, held, row.epoch)
 
 
 def write_cursor(connection: sa.Connection, feed: str, cursor: Cursor) -> None:
@@ -65,8 +69,22 @@ def write_cursor(connection: sa.Connection, feed: str, cursor: Cursor) -> None:
         "newest_version": cursor.newest_version,
         "held_columns": ",".join(cursor.held_columns),
         "updated_at": datetime.now(UTC),
+        "epoch": cursor.epoch,
     }
     upsert(connection, cursors, {"feed": feed}, values)
+
+
+def read_published(store: ControlStore, feed: str) -> dict[str, int]:
+    """Company to the last version that was published for it."""
+    with store.read() as connection:
+        rows = connection.execute(sa.select(published).where(published.c.feed == feed)).all()
+    return {row.company: row.version for row in rows}
+
+
+def write_published(connection: sa.Connection, feed: str, versions: Mapping[str, int]) -> None:
+    """Stores the last version that was published for each of these companies."""
+    keys = [{"feed": feed, "company": company} for company in versions]
+    upsert_all(connection, published, keys, [{"version": version} for version in versions.values()])
 
 
 def read_checkpoints(store: ControlStore, feed: str) -> dict[int, int]:
@@ -87,7 +105,10 @@ def read_deliveries(store: ControlStore, feed: str) -> dict[str, Delivered]:
     with store.read() as connection:
         rows = connection.execute(sa.select(deliveries).where(deliveries.c.feed == feed)).all()
     return {
-        row.company: Delivered(row.version, row.sequence_number, row.committed_at, row.applied_at) for row in rows
+        row.company: Delivered(
+            row.epoch, row.version, row.partition, row.sequence_number, row.committed_at, row.applied_at
+        )
+        for row in rows
     }
 
 

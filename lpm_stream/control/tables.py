@@ -45,6 +45,15 @@ cursors = sa.Table(
     sa.Column("newest_version", sa.BigInteger, nullable=False),
     sa.Column("held_columns", sa.Unicode(4000), nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
+)
+
+published = sa.Table(
+    "published",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
 )
 
 checkpoints = sa.Table(
@@ -65,6 +74,8 @@ deliveries = sa.Table(
     sa.Column("sequence_number", sa.BigInteger, nullable=False),
     sa.Column("committed_at", UtcDateTime, nullable=False),
     sa.Column("applied_at", UtcDateTime, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("partition", sa.Integer, nullable=False, server_default="-1"),
 )
 
 parked = sa.Table(
@@ -79,6 +90,21 @@ parked = sa.Table(
     sa.Column("reason", sa.Unicode(2000), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_try_at", UtcDateTime, nullable=False),
+    sa.Column("kind", sa.String(10), nullable=False, server_default="fault"),
+)
+
+backfills = sa.Table(
+    "backfills",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("id", sa.String(32), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("total_rows", sa.BigInteger, nullable=False),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("finished_at", UtcDateTime),
+    sa.Column("outcome", sa.Unicode(2000), nullable=False),
 )
 
 ledger = sa.Table(

@@ -10,7 +10,7 @@ import polars as pl
 
 from lpm_stream.control.quarantine import Refused, payload_of
 from lpm_stream.delivery.database import CompanyDatabase
-from lpm_stream.delivery.watermark import Watermark
+from lpm_stream.delivery.watermark import ChangesMissingError, Watermark
 from lpm_stream.errors import HubError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, contract_schema
 from lpm_stream.feed.spec import FeedSpec
@@ -37,19 +37,16 @@ class Applied:
     refused: int = 0
 
 
-class WatermarkWentBackError(TargetFaultError):
-    """A database has applied less than it had before: an older copy was put in its place.
+class HeldError(TargetFaultError):
+    """The stream waits for a backfill of this company.
 
     Attributes:
-        watermark: what it still has.
+        hold: the backfill's fence.
     """
 
-    def __init__(self, watermark: Watermark) -> None:
-        super().__init__(
-            f"the database's watermark went back to message {watermark.sequence_number}: an older copy was "
-            f"restored; delivering again from there"
-        )
-        self.watermark = watermark
+    def __init__(self, hold: int) -> None:
+        super().__init__("held while the company is loaded from the table")
+        self.hold = hold
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Batch:
     """Messages of one company to be applied together.
 
     Attributes:
-        received: the messages, in the hub's order, at least one.
+        received: the messages, in the hub's order, at least one, all of one epoch.
         fence: of the lease under which they are delivered.
         applied_before: sequence number that the database is known to have applied.
     """
@@ -84,7 +81,9 @@ def apply(
         quarantine: stores refused rows durably.
 
     Raises:
-        WatermarkWentBackError: if the database has applied less than `batch.applied_before`.
+        ChangesMissingError: if the database has applied less than `batch.applied_before`, or lacks changes that
+            come before these.
+        HeldError: while a backfill loads the company.
         TargetFaultError: if the database fails.
         LeaseLostError: if a newer worker writes to it.
         HubError: if a message cannot be decoded.
@@ -117,15 +116,17 @@ class _UndoError(Exception):
 def _apply(spec: FeedSpec, database: CompanyDatabase, batch: Batch, rows: pl.DataFrame, refused: int) -> Applied:
     with database.transaction() as transaction:
         before = transaction.watermark()
+        if before.hold:
+            raise HeldError(before.hold)
         if before.sequence_number < batch.applied_before:
-            raise WatermarkWentBackError(before)
-        fresh = [one.message for one in batch.received if not before.covers(one.message)]
+            raise ChangesMissingError("an older copy of the database was restored", before)
+        fresh = [one.message for one in batch.received if not before.covers(one)]
         after = before
         if fresh:
-            if rows.height:
-                transaction.merge(_net(spec, rows.filter(pl.col(COMMIT_VERSION) > before.version)))
             after = before.after(batch.received, batch.fence)
             after = replace(after, changes=after.changes - refused)
+            if rows.height:
+                transaction.merge(_net(spec, rows.filter(pl.col(COMMIT_VERSION) > before.version)))
             transaction.store(after)
     return Applied(after, tuple(fresh), after.changes - before.changes, datetime.now(UTC), refused)
 

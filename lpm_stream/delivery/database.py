@@ -34,6 +34,30 @@ class Transaction(Protocol):
         """
         ...
 
+    def sweep(self, version: int) -> None:
+        """Removes rows whose `_commit_version` is less than `version`."""
+        ...
+
+    def create_replacement(self) -> None:
+        """Makes an empty table beside the company's, in place of one that a killed backfill has left."""
+        ...
+
+    def fill_replacement(self, rows: pl.DataFrame) -> None:
+        """Adds rows to the replacement, which readers do not see yet.
+
+        Args:
+            rows: contract columns and `_commit_version`; no key twice, here or in earlier calls.
+
+        Raises:
+            RowFaultError: as `merge` does.
+            TargetFaultError: likewise.
+        """
+        ...
+
+    def swap(self) -> None:
+        """Puts the replacement into the place of the company's table."""
+        ...
+
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark.
 

@@ -1,13 +1,15 @@
 """The deliver drain: hub to company databases, many companies at a time, none waiting for another."""
 
 import logging
+import shlex
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import polars as pl
 
@@ -15,11 +17,14 @@ from lpm_stream.control import leases, parking, progress
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
 from lpm_stream.control.store import ControlStore
-from lpm_stream.delivery.apply import WatermarkWentBackError
+from lpm_stream.delivery.apply import HeldError
 from lpm_stream.delivery.lanes import Lane, Outcome
+from lpm_stream.delivery.loss import LossCheck
+from lpm_stream.delivery.slots import Slots
 from lpm_stream.delivery.unsaved import Unsaved
+from lpm_stream.delivery.watermark import ChangesMissingError
 from lpm_stream.delivery.worker import Worker
-from lpm_stream.errors import HubError, LeaseLostError, LpmStreamError
+from lpm_stream.errors import HubError, HubGapError, LeaseLostError, LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Received
 from lpm_stream.settings import Settings
@@ -30,9 +35,11 @@ _READ_MESSAGES = 500
 _WAITING_BYTES = 32_000_000  # of all companies together; beyond it reading pauses
 _JOINING_BYTES = 4_000_000  # of a company that is catching up; beyond it they are left to its own reader
 _SLOW_SECONDS = 5.0  # a task that takes longer parks its company, so that its messages stop filling memory
+_SLOW_RECOVERY_SECONDS = 15.0  # likewise for a company's own reader, which takes more at once
+_TAKES_LONG_SECONDS = 1.0  # likewise where its messages fill half of the memory that others need
 _STUCK_SLOTS = 64  # so many databases may not answer before the others have fewer slots
 _SAVE_SECONDS = 1.0  # what is not saved is re-read after a crash and dropped by the watermark
-_RECOVERY_SLOTS = 2  # parked companies are retried in slots of their own
+_RECOVERY_SLOTS = 4  # parked companies are retried in slots of their own
 _FINISH_SECONDS = 4.0  # how long the end of a drain waits for transactions in hand
 
 
@@ -103,18 +110,16 @@ class _Drain:
         self._lease = lease
         self._done = Delivery()
         self._worker = Worker(spec, hub, store, settings, lease.fence)
-        self._slots = ThreadPoolExecutor(settings.slots + _STUCK_SLOTS, "deliver")
-        self._recovery = ThreadPoolExecutor(_RECOVERY_SLOTS, "recover")
+        self._slots = Slots[Outcome](settings.slots + _STUCK_SLOTS, "deliver")
+        self._recovery = Slots[Outcome](_RECOVERY_SLOTS + _STUCK_SLOTS, "recover")
         self._saved = progress.read_checkpoints(store, spec.name)
         self._read_through = {partition: self._saved.get(partition, 0) for partition in hub.partitions()}
         self._partitions = deque(hub.partitions())
         self._lanes: dict[str, Lane] = {}
         self._stuck: dict[str, Future[Outcome]] = {}
         self._parked = parking.read_parked(store, spec.name)
-        self._applied_before = {
-            company: newest.sequence_number
-            for company, newest in progress.read_deliveries(store, spec.name).items()
-        }
+        self._delivered = progress.read_deliveries(store, spec.name)
+        self._loss_check = LossCheck(store, spec.name, hub)
         self._unsaved = Unsaved()
         self._saved_at = time.monotonic()
 
@@ -123,6 +128,7 @@ class _Drain:
             while go_on():
                 self._collect()
                 read = self._read()
+                self._park_the_lossy()
                 self._start()
                 self._save_if_due()
                 if until_caught_up and not read and not self._lanes:
@@ -133,8 +139,8 @@ class _Drain:
             self._collect()
             self._save()
         finally:
-            self._slots.shutdown(wait=False, cancel_futures=True)
-            self._recovery.shutdown(wait=False, cancel_futures=True)
+            self._slots.close()
+            self._recovery.close()
             self._worker.close()
         return self._done
 
@@ -155,10 +161,15 @@ class _Drain:
         found = False
         for partition in list(self._partitions):
             if sum(lane.waiting_bytes for lane in self._lanes.values()) > _WAITING_BYTES:
+                self._park_the_slowest()
                 break
             self._partitions.rotate(-1)
             try:
                 received = self._hub.receive(partition, self._read_through[partition], _READ_MESSAGES)
+            except HubGapError as gap:  # companies that lack something show it by their next message, or a check
+                self._note_problem(f"{gap}; going on behind message {gap.resume_after}")
+                self._read_through[partition] = gap.resume_after
+                continue
             except HubError as error:
                 self._note_problem(str(error))
                 continue
@@ -197,18 +208,32 @@ class _Drain:
         ready = [lane for lane in self._lanes.values() if lane.is_ready(now)]
         for lane in ready[: max(free, 0)]:
             company = lane.company
-            task = self._slots.submit(self._worker.serve, company, lane.take(), self._applied(company))
-            lane.start(task)
-        for company, state in self._parked.items():
-            waits = state.next_try_at > now or company in self._lanes or company in self._stuck
-            if not waits and self._worker.is_registered(company):
-                lane = Lane(company, state.partition, recovering=True)
-                lane.joins_at = self._read_through[state.partition]
-                lane.start(self._recovery.submit(self._worker.recover, state, self._applied(company)))
-                self._lanes[company] = lane
+            serve = partial(self._worker.serve, company, lane.take(), self._applied(company))
+            lane.start(self._slots.submit(serve))
+        self._start_recovering(now)
+
+    def _start_recovering(self, now: datetime) -> None:
+        """Gives parked companies whose time has come, the longest waiting first, a slot for their own reader."""
+        free = _RECOVERY_SLOTS - sum(lane.recovering for lane in self._lanes.values())
+        free -= max(len(self._stuck) - _STUCK_SLOTS, 0)
+        due = [
+            state
+            for state in self._parked.values()
+            if state.next_try_at <= now and state.company not in self._lanes and state.company not in self._stuck
+        ]
+        for state in sorted(due, key=lambda state: state.next_try_at)[: max(free, 0)]:
+            company = state.company
+            if not self._worker.is_registered(company):
+                self._set_parked(company, None)
+                continue
+            lane = Lane(company, state.partition, recovering=True)
+            lane.joins_at = self._read_through.get(state.partition, 0)
+            lane.start(self._recovery.submit(partial(self._worker.recover, state, self._applied(company))))
+            self._lanes[company] = lane
 
     def _applied(self, company: str) -> int:
-        return self._applied_before.get(company, 0)
+        known = self._delivered.get(company)
+        return known.sequence_number if known else 0
 
     def _collect(self) -> None:
         """Takes the results of tasks that are over, and parks companies whose task takes too long."""
@@ -217,14 +242,16 @@ class _Drain:
                 continue
             if lane.task.done():
                 self._collect_one(lane, lane.task)
-            elif not lane.recovering and time.monotonic() - lane.started > _SLOW_SECONDS:
+                continue
+            patience = _SLOW_RECOVERY_SECONDS if lane.recovering else _SLOW_SECONDS
+            if time.monotonic() - lane.started > patience:
                 self._stuck[lane.company] = lane.task
-                self._park(lane, f"the database has not answered for {_SLOW_SECONDS:g} s")
+                self._park(lane, f"the database has not answered for {patience:g} s")
         for company, task in list(self._stuck.items()):
             if task.done():
                 del self._stuck[company]
-                if task.exception() is None:
-                    self._note(company, task.result())
+                if task.exception() is None and company in self._parked:
+                    self._note(company, self._parked[company].partition, task.result())
 
     def _collect_one(self, lane: Lane, task: Future[Outcome]) -> None:
         try:
@@ -232,11 +259,10 @@ class _Drain:
         except LeaseLostError as error:
             leases.renew(self._store, self._lease)  # raises if it is lost; else only this database says so
             self._park(lane, str(error))
-        except WatermarkWentBackError as error:
-            found = error.watermark
-            self._applied_before[lane.company] = found.sequence_number
-            self._unsaved.find(lane.company, found)
-            self._park(lane, str(error), found.sequence_number + 1)
+        except ChangesMissingError as error:
+            self._read_again(lane, error)
+        except HeldError as error:
+            self._park(lane, str(error), "held")
         except LpmStreamError as error:
             self._park(lane, str(error))
         except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - others' delivery goes on
@@ -244,38 +270,83 @@ class _Drain:
             log.error("company %r: unexpected %s\n%s", lane.company, type(error).__name__, frames)  # noqa: TRY400
             self._park(lane, f"unexpected {type(error).__name__}, a defect; the log says where")
         else:
-            self._note(lane.company, outcome)
+            self._note(lane.company, lane.partition, outcome)
             lane.finish()
             if lane.recovering:
-                self._catch_up(lane, outcome.through)
+                self._catch_up(lane, outcome)
             if lane.company in self._lanes:
                 del self._lanes[lane.company]
                 if lane.waiting:
                     self._lanes[lane.company] = lane  # behind the others: each in its turn
 
-    def _catch_up(self, lane: Lane, through: int) -> None:
+    def _catch_up(self, lane: Lane, outcome: Outcome) -> None:
         """Goes on behind a parked company's own reader: back into the common stream if it has caught up."""
         state = self._parked[lane.company]
-        if through >= lane.joins_at:
+        caught_up = outcome.through >= lane.joins_at
+        if caught_up and outcome.is_whole and outcome.gap is None:
             lane.recovering = False
             self._set_parked(lane.company, None)
             log.info("company %r has caught up and is delivered again", lane.company)
+            return
+        del self._lanes[lane.company]
+        state = replace(state, sequence_number=outcome.through + 1)
+        if outcome.gap is not None:
+            state = state.failed_again(_resync(lane.company, outcome.gap), "gap")
+        elif caught_up:
+            state = state.failed_again(state.reason, "gap")
         else:
-            del self._lanes[lane.company]
-            self._set_parked(lane.company, replace(state, sequence_number=through + 1))
+            state = replace(state, next_try_at=datetime.now(UTC))  # behind others whose time has come
+            if outcome.is_whole:
+                state = replace(state, kind="fault", reason="its database takes its changes again; catching up")
+        self._set_parked(lane.company, state)
 
-    def _park(self, lane: Lane, reason: str, sequence_number: int | None = None) -> None:
+    def _read_again(self, lane: Lane, error: ChangesMissingError) -> None:
+        """Has a company's own reader look for what its database lacks; once it has, only the table has it."""
+        company, found = lane.company, error.watermark
+        first = found.sequence_number + 1
+        self._delivered[company] = self._unsaved.find(company, lane.partition, found)
+        state = self._parked[company] if lane.recovering else None
+        if state and state.kind == "gap":
+            self._park(lane, state.reason, "gap")
+        elif state and state.sequence_number <= first:
+            self._park(lane, _resync(company, str(error)), "gap", first)
+        else:
+            self._park(lane, str(error), "fault", first)
+
+    def _park_the_slowest(self) -> None:
+        """Sets a company aside whose database takes long and whose messages keep others from being read."""
+        lane = max(self._lanes.values(), key=lambda lane: lane.waiting_bytes)
+        slow = lane.task is not None and time.monotonic() - lane.started > _TAKES_LONG_SECONDS
+        if slow and not lane.recovering and lane.waiting_bytes > _WAITING_BYTES / 2:
+            assert lane.task is not None  # noqa: S101 - see above
+            self._stuck[lane.company] = lane.task
+            self._park(lane, "its database is slower than its changes come")
+
+    def _park_the_lossy(self) -> None:
+        """Sets companies aside whose newest changes were published but are nowhere to be found."""
+        for loss in self._loss_check.losses(self._checkpoints(), self._delivered, self._parked):
+            if loss.company in self._lanes or not self._worker.is_registered(loss.company):
+                continue
+            known = self._delivered.get(loss.company)
+            place = (known.partition, known.sequence_number + 1) if known else (-1, 1)
+            reason = _resync(loss.company, f"the hub has lost its changes up to version {loss.version}")
+            log.error("company %r is parked: %s", loss.company, reason)
+            state = parking.park(loss.company, *place, datetime.now(UTC), reason, kind="gap")
+            self._set_parked(loss.company, replace(state, next_try_at=datetime.now(UTC)))
+
+    def _park(
+        self, lane: Lane, reason: str, kind: parking.Kind = "fault", sequence_number: int | None = None
+    ) -> None:
         """Sets a company aside; what waits for it is left to its own reader."""
         company = lane.company
         del self._lanes[company]
         first = lane.first_undelivered()
         if lane.recovering:
-            state = self._parked[company].failed_again(reason)
+            state = self._parked[company].failed_again(reason, kind)
         else:
             assert first is not None  # noqa: S101 - a task always has messages in hand
-            state = parking.park(
-                company, lane.partition, first.sequence_number, first.message.committed_at, reason
-            )
+            place = (lane.partition, first.sequence_number)
+            state = parking.park(company, *place, first.message.committed_at, reason, kind=kind)
             log.warning("company %r is parked: %s", company, reason)
         if sequence_number is not None:
             state = replace(state, sequence_number=sequence_number)
@@ -288,14 +359,15 @@ class _Drain:
         else:
             self._parked[company] = state
 
-    def _note(self, company: str, outcome: Outcome) -> None:
+    def _note(self, company: str, partition: int, outcome: Outcome) -> None:
         applied = outcome.applied
         if applied is None:
             return
-        latencies = self._unsaved.add(company, applied)
+        latencies = self._unsaved.add(company, partition, applied)
         if not applied.messages and applied.watermark.sequence_number > self._applied(company):
-            self._unsaved.find(company, applied.watermark)
-        self._applied_before[company] = applied.watermark.sequence_number
+            self._unsaved.find(company, partition, applied.watermark)
+        if company in self._unsaved.delivered:
+            self._delivered[company] = self._unsaved.delivered[company]
         self._done.companies.setdefault(company, Latencies()).merge(latencies)
         self._done.versions[company] = applied.watermark.version
         self._done.refused += applied.refused
@@ -305,8 +377,8 @@ class _Drain:
     def _save_if_due(self) -> None:
         age = time.monotonic() - self._saved_at
         news = bool(self._unsaved) or self._checkpoints() != self._saved
-        pause = _SAVE_SECONDS if self._lanes else _SAVE_SECONDS / 10
-        if age > pause and (news or age > leases.TTL.total_seconds() / 3):
+        pause = _SAVE_SECONDS if self._lanes or not news else _SAVE_SECONDS / 10
+        if age > pause and (news or self._parked or age > leases.TTL.total_seconds() / 3):
             self._save()
 
     def _save(self) -> None:
@@ -316,9 +388,13 @@ class _Drain:
         with self._store.write() as connection:
             leases.check(connection, self._lease)
             self._unsaved.save(connection, feed)
+            tries = parking.read_next_tries(connection, feed) if self._parked else {}
             for partition, sequence_number in reached.items():
                 if self._saved.get(partition) != sequence_number:
                     progress.write_checkpoint(connection, feed, partition, sequence_number)
+        for company in tries.keys() & self._parked.keys():
+            state = self._parked[company]
+            self._parked[company] = replace(state, next_try_at=min(state.next_try_at, tries[company]))
         self._saved = reached
         self._unsaved = Unsaved()
         self._saved_at = time.monotonic()
@@ -331,3 +407,7 @@ class _Drain:
             if first is not None and not lane.recovering:
                 reached[lane.partition] = min(reached[lane.partition], first.sequence_number - 1)
         return reached
+
+
+def _resync(company: str, problem: str) -> str:
+    return f"{problem}; only the table has them still: lpm-stream resync --company {shlex.quote(company)}"

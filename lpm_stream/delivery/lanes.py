@@ -25,10 +25,14 @@ class Outcome:
     Attributes:
         applied: the transaction, None if there was nothing to apply.
         through: the sequence number up to which the company is served.
+        gap: what the company's own reader found to be lost on the way, None if nothing.
+        is_whole: whether, after such a loss, the database is known to have all that was published.
     """
 
     applied: Applied | None
     through: int
+    gap: str | None = None
+    is_whole: bool = True
 
 
 @dataclass
@@ -97,6 +101,8 @@ class Lane:
         batch: list[Received] = []
         rows = 0
         while self.waiting and rows < BATCH_ROWS:
+            if batch and self.waiting[0].message.epoch != batch[0].message.epoch:
+                break
             batch.append(self.waiting.popleft())
             rows += batch[-1].message.rows
             self.waiting_bytes -= len(batch[-1].message.body)

@@ -8,31 +8,32 @@ from contextlib import contextmanager
 from lpm_stream.delivery.database import CompanyDatabase
 
 _KEPT_OPEN = 200
+Place = tuple[str, str]  # a company, and the URL of its database
 
 
 class DatabasePool:
     """Lends each company's database to one borrower at a time; the least recently used are closed."""
 
-    def __init__(self, open_one: Callable[[str], CompanyDatabase]) -> None:
+    def __init__(self, open_one: Callable[[Place], CompanyDatabase]) -> None:
         self._open_one = open_one
-        self._idle: OrderedDict[str, CompanyDatabase] = OrderedDict()
+        self._idle: OrderedDict[Place, CompanyDatabase] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
 
     @contextmanager
-    def borrow(self, company: str) -> Iterator[CompanyDatabase]:
+    def borrow(self, place: Place) -> Iterator[CompanyDatabase]:
         """The company's database; after an error it is closed and the next borrower opens it anew."""
         with self._lock:
-            database = self._idle.pop(company, None)
+            database = self._idle.pop(place, None)
         if database is None:
-            database = self._open_one(company)
+            database = self._open_one(place)
         try:
             yield database
         except BaseException:
             database.close()
             raise
         with self._lock:
-            self._idle[company] = database
+            self._idle[place] = database
             limit = 0 if self._closed else _KEPT_OPEN
             surplus = [self._idle.popitem(last=False)[1]] if len(self._idle) > limit else []
         for one in surplus:

@@ -17,7 +17,7 @@ from adbc_driver_manager import Error, IntegrityError, InternalError
 from lpm_stream.delivery.tables import SqliteTables
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
-from lpm_stream.feed.schema import CHANGE_TYPE, DELETE, INSTANT, declared_type
+from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, INSTANT, declared_type
 from lpm_stream.feed.spec import FeedSpec
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class SqliteDatabase:
         self._company = company
         self._path = path
         self._tables = SqliteTables(spec, company)
+        self._misfit: str | None = None
         with _faults(path):
             self._connection = _connect(path)
             self._file = _file(path)
@@ -56,7 +57,7 @@ class SqliteDatabase:
                 raise TargetFaultError(f"database {self._path} was replaced while it was open")
             cursor.execute("BEGIN IMMEDIATE")
             try:
-                yield SqliteTransaction(self._spec, self._tables, self._path, cursor)
+                yield SqliteTransaction(self._spec, self._tables, self._path, cursor, self._misfit)
                 cursor.execute("COMMIT")
             except BaseException:
                 with suppress(Error):  # SQLite has rolled back by itself after some errors, a full disk among them
@@ -82,53 +83,101 @@ class SqliteDatabase:
                 )
             known = transaction.query(self._tables.select_watermark)
             if known and self._spec.name not in names:
-                raise TargetFaultError(
-                    f"database {self._path} has lost its table {self._spec.name}: restore it, or remove the "
-                    f"database file to have the company loaded anew"
+                self._misfit = (
+                    f"database {self._path} has lost its table {self._spec.name}: restore it, or build it anew "
+                    f"with lpm-stream backfill COMPANY --replace"
                 )
+                return
             if not known:
                 for statement in (*self._tables.create, self._tables.insert_watermark):
                     transaction.run(statement)
+            self._misfit = transaction.fit_to_contract()
 
 
 class SqliteTransaction:
     """One transaction of a company's SQLite file."""
 
-    def __init__(self, spec: FeedSpec, tables: SqliteTables, path: str, cursor: Any) -> None:
+    def __init__(self, spec: FeedSpec, tables: SqliteTables, path: str, cursor: Any, misfit: str | None) -> None:
         self._spec = spec
         self._tables = tables
         self._path = path
         self._cursor = cursor
+        self._misfit = misfit
 
     def watermark(self) -> Watermark:
         """What the database has applied."""
         rows = self.query(self._tables.select_watermark)
         if not rows:
             raise TargetFaultError(f"database {self._path} has lost its watermark; restore it")
-        version, sequence_number, fence, changes, pending = rows[0]
-        return Watermark(version, sequence_number, fence, changes, pending_from_json(pending))
+        epoch, version, number, fence, changes, pending, hold = rows[0]
+        return Watermark(epoch, version, number, fence, changes, pending_from_json(pending), hold)
 
     def merge(self, changes: pl.DataFrame) -> None:
         """Applies changes under the row guard."""
-        changes = self._take_in_new_columns(changes)
+        if self._misfit:
+            raise TargetFaultError(self._misfit)
+        changes = self._take_in_new_columns(changes, replacement=False)
         deletes = changes[CHANGE_TYPE] == DELETE
         upserts = changes.filter(~deletes) if deletes.any() else changes
         columns = [name for name in changes.columns if name != CHANGE_TYPE]
         self._run_for_each(self._tables.upsert(columns), upserts.select(columns))
         self._run_for_each(self._tables.delete, changes.filter(deletes).select(self._tables.identity))
 
+    def sweep(self, version: int) -> None:
+        """Removes rows of earlier versions."""
+        self.query(self._tables.sweep, (version,))
+
+    def create_replacement(self) -> None:
+        """Makes an empty table beside the company's."""
+        for statement in self._tables.create_replacement:
+            self.run(statement)
+
+    def fill_replacement(self, rows: pl.DataFrame) -> None:
+        """Adds rows to it."""
+        rows = self._take_in_new_columns(rows, replacement=True)
+        self._run_for_each(self._tables.upsert(rows.columns, replacement=True), rows)
+
+    def swap(self) -> None:
+        """Puts it into the place of the company's table."""
+        for statement in self._tables.swap:
+            self.run(statement)
+
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark under the fence."""
         values = (
+            watermark.epoch,
             watermark.version,
             watermark.sequence_number,
             watermark.fence,
             watermark.changes,
             watermark.pending_json(),
+            watermark.hold,
             watermark.fence,
         )
         if not self.query(self._tables.update_watermark, values):
             raise LeaseLostError(f"another worker with a newer lease writes to {self._path}; this one stops")
+
+    def fit_to_contract(self) -> str | None:
+        """Adds columns that the contract has gained; returns what else keeps the table from holding its rows."""
+        stored = {name: (dtype, bool(needed)) for name, dtype, needed in self.query(self._tables.select_columns())}
+        problems = []
+        for column in self._spec.columns:
+            wanted = self._tables.stored_type(column.type)
+            dtype, needed = stored.pop(column.name, ("", False))
+            if not dtype and column.nullable:
+                self.run(self._tables.add_column(column.name, column.type))
+            elif dtype != wanted:
+                problems.append(f"column {column.name} is {dtype or 'missing'}, the contract says {column.type}")
+            elif needed and column.nullable:
+                problems.append(f"column {column.name} is NOT NULL, the contract says nullable")
+        stored.pop(COMMIT_VERSION, None)
+        problems += [f"column {name} is NOT NULL and not in the contract" for name in stored if stored[name][1]]
+        if not problems:
+            return None
+        return (
+            f"table {self._spec.name} in {self._path} does not fit the contract: {'; '.join(problems)}; build it "
+            f"anew with lpm-stream backfill COMPANY --replace"
+        )
 
     def run(self, statement: str) -> None:
         """Executes a statement without a result."""
@@ -155,22 +204,33 @@ class SqliteTransaction:
                 raise
             raise RowFaultError(str(error)) from error
 
-    def _take_in_new_columns(self, changes: pl.DataFrame) -> pl.DataFrame:
+    def _take_in_new_columns(self, changes: pl.DataFrame, *, replacement: bool) -> pl.DataFrame:
         """Adds columns that the source has gained; the publisher has decided that they are to be delivered.
 
         One that is null throughout may come without a type: it waits for its first value.
         """
-        stored = {name for (name,) in self.query(self._tables.select_columns)}
-        new = {name: dtype for name, dtype in changes.schema.items() if name not in (*stored, CHANGE_TYPE)}
-        for name, found in new.items():
+        columns = self.query(self._tables.select_columns(replacement=replacement))
+        stored = {name: dtype for name, dtype, _ in columns}
+        arriving = {
+            name: found for name, found in changes.schema.items() if name not in (COMMIT_VERSION, CHANGE_TYPE)
+        }
+        for name, found in arriving.items():
             if found == pl.Null():
                 continue
             dtype = declared_type(found)
             if dtype is None:
                 raise TargetFaultError(f"column {name} of type {found} has no SQLite type")
-            self.run(self._tables.add_column(name, dtype))
-            log.info("%s: column %s added to table %s", self._path, name, self._spec.name)
-        return changes.drop(name for name, found in new.items() if found == pl.Null())
+            wanted = self._tables.stored_type(dtype)
+            if stored.get(name, wanted) != wanted:
+                raise TargetFaultError(
+                    f"column {name} is {stored[name]} in table {self._spec.name} of {self._path}, but {dtype} in "
+                    f"the source now; build the table anew with lpm-stream backfill COMPANY --replace"
+                )
+            if name not in stored:
+                self.run(self._tables.add_column(name, dtype, replacement=replacement))
+                log.info("%s: column %s added to table %s", self._path, name, self._spec.name)
+        untyped = (name for name, found in arriving.items() if found == pl.Null() and name not in stored)
+        return changes.drop(untyped)
 
 
 def _file(path: str) -> tuple[int, int]:

@@ -31,6 +31,8 @@ class SqliteTables:
         self._spec = spec
         self._company = company
         self._table = quoted(spec.name)
+        self.replacement_name = f"_lpm_new_{spec.name}"
+        self._replacement = quoted(self.replacement_name)
         self._keys = [quoted(key) for key in spec.primary_key]
         self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
         self.identity = [*self._matched, COMMIT_VERSION]
@@ -38,6 +40,29 @@ class SqliteTables:
     @property
     def create(self) -> list[str]:
         """Creates the company's table with its constraints, and the index on the event time."""
+        return [self._create_table(self._table), self.create_index]
+
+    @property
+    def create_index(self) -> str:
+        """Creates the index on the event time."""
+        column = self._spec.event_time_column
+        return f"CREATE INDEX {quoted(f'ix_{self._spec.name}_{column}')} ON {self._table} ({quoted(column)})"
+
+    @property
+    def create_replacement(self) -> list[str]:
+        """Creates an empty table beside the company's, in place of one that is left over."""
+        return [f"DROP TABLE IF EXISTS {self._replacement}", self._create_table(self._replacement)]
+
+    @property
+    def swap(self) -> list[str]:
+        """Puts the replacement into the place of the company's table."""
+        return [
+            f"DROP TABLE IF EXISTS {self._table}",
+            f"ALTER TABLE {self._replacement} RENAME TO {self._table}",
+            self.create_index,
+        ]
+
+    def _create_table(self, name: str) -> str:
         spec = self._spec
         columns = [
             f"{quoted(column.name)} {_TYPES[column.type]}{'' if column.nullable else ' NOT NULL'}"
@@ -48,31 +73,39 @@ class SqliteTables:
             f"PRIMARY KEY ({', '.join(self._keys)})",
             f"CHECK ({quoted(spec.company_column)} = {literal(self._company)})",
         ]
-        index = quoted(f"ix_{spec.name}_{spec.event_time_column}")
-        return [
-            f"CREATE TABLE {self._table} ({', '.join(columns)}) STRICT",
-            f"CREATE INDEX {index} ON {self._table} ({quoted(spec.event_time_column)})",
-        ]
+        return f"CREATE TABLE {name} ({', '.join(columns)}) STRICT"
 
-    def add_column(self, name: str, dtype: ColumnType) -> str:
+    @staticmethod
+    def stored_type(dtype: ColumnType) -> str:
+        """How SQLite stores values of a type."""
+        return _TYPES[dtype]
+
+    def add_column(self, name: str, dtype: ColumnType, *, replacement: bool = False) -> str:
         """Adds a nullable column."""
-        return f"ALTER TABLE {self._table} ADD COLUMN {quoted(name)} {_TYPES[dtype]}"
+        table = self._replacement if replacement else self._table
+        return f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {_TYPES[dtype]}"
+
+    def select_columns(self, *, replacement: bool = False) -> str:
+        """The names and types of the table's columns, and whether they are NOT NULL (1) or not (0)."""
+        name = self.replacement_name if replacement else self._spec.name
+        return f'SELECT name, type, "notnull" FROM pragma_table_info({literal(name)})'
 
     @property
-    def select_columns(self) -> str:
-        """The names of the table's columns."""
-        return f"SELECT name FROM pragma_table_info({literal(self._spec.name)})"
+    def sweep(self) -> str:
+        """Removes rows of earlier versions. Parameters: the version."""
+        return f"DELETE FROM {self._table} WHERE {quoted(COMMIT_VERSION)} < ?"
 
-    def upsert(self, columns: Sequence[str]) -> str:
+    def upsert(self, columns: Sequence[str], *, replacement: bool = False) -> str:
         """Puts a row into place, unless the stored row is newer. Parameters: the columns."""
+        table = self._replacement if replacement else self._table
         changed = [quoted(name) for name in columns if name not in self._spec.primary_key]
         version = quoted(COMMIT_VERSION)
         return (
-            f"INSERT INTO {self._table} ({', '.join(quoted(name) for name in columns)}) "
+            f"INSERT INTO {table} ({', '.join(quoted(name) for name in columns)}) "
             f"VALUES ({', '.join('?' * len(columns))}) "
             f"ON CONFLICT ({', '.join(self._keys)}) DO UPDATE SET "
             f"{', '.join(f'{name} = excluded.{name}' for name in changed)} "
-            f"WHERE excluded.{version} >= {self._table}.{version}"
+            f"WHERE excluded.{version} >= {table}.{version}"
         )
 
     @property
@@ -86,8 +119,9 @@ class SqliteTables:
         """Creates the table that says what was applied."""
         return (
             f"CREATE TABLE {self.watermark_name} (feed TEXT PRIMARY KEY, company TEXT NOT NULL, "
-            f"version INTEGER NOT NULL, sequence_number INTEGER NOT NULL, fence INTEGER NOT NULL, "
-            f"changes INTEGER NOT NULL, pending TEXT NOT NULL) STRICT"
+            f"epoch INTEGER NOT NULL, version INTEGER NOT NULL, sequence_number INTEGER NOT NULL, "
+            f"fence INTEGER NOT NULL, changes INTEGER NOT NULL, pending TEXT NOT NULL, "
+            f"hold INTEGER NOT NULL) STRICT"
         )
 
     @property
@@ -95,7 +129,7 @@ class SqliteTables:
         """The watermark of a database that has applied nothing."""
         return (
             f"INSERT INTO {self.watermark_name} "
-            f"VALUES ({literal(self._spec.name)}, {literal(self._company)}, -1, 0, 0, 0, '[]')"
+            f"VALUES ({literal(self._spec.name)}, {literal(self._company)}, 0, -1, 0, 0, 0, '[]', 0)"
         )
 
     @property
@@ -107,7 +141,7 @@ class SqliteTables:
     def select_watermark(self) -> str:
         """The feed's watermark."""
         return (
-            f"SELECT version, sequence_number, fence, changes, pending FROM {self.watermark_name} "
+            f"SELECT epoch, version, sequence_number, fence, changes, pending, hold FROM {self.watermark_name} "
             f"WHERE feed = {literal(self._spec.name)}"
         )
 
@@ -115,8 +149,9 @@ class SqliteTables:
     def update_watermark(self) -> str:
         """Stores the watermark unless a larger fence has been here; one UPDATE, so it can be lost by no one."""
         return (
-            f"UPDATE {self.watermark_name} SET version = ?, sequence_number = ?, fence = ?, changes = ?, "
-            f"pending = ? WHERE feed = {literal(self._spec.name)} AND fence <= ? RETURNING feed"
+            f"UPDATE {self.watermark_name} SET epoch = ?, version = ?, sequence_number = ?, fence = ?, "
+            f"changes = ?, pending = ?, hold = ? "
+            f"WHERE feed = {literal(self._spec.name)} AND fence <= ? RETURNING feed"
         )
 
 

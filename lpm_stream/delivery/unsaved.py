@@ -24,7 +24,7 @@ class Unsaved:
     def __bool__(self) -> bool:
         return bool(self.delivered or self.latencies or self.parked)
 
-    def add(self, company: str, applied: Applied) -> Latencies:
+    def add(self, company: str, partition: int, applied: Applied) -> Latencies:
         """Notes a transaction; returns the latencies of its changes."""
         latencies = Latencies()
         uncounted = applied.changes  # less than the messages hold if rows were refused, or had come before
@@ -37,20 +37,26 @@ class Unsaved:
         self.latencies[company, minute].merge(latencies)
         if applied.messages:
             self.delivered[company] = progress.Delivered(
+                applied.watermark.epoch,
                 applied.watermark.version,
+                partition,
                 applied.watermark.sequence_number,
                 max(message.committed_at for message in applied.messages),
                 applied.applied_at,
             )
         return latencies
 
-    def find(self, company: str, watermark: Watermark) -> None:
+    def find(self, company: str, partition: int, watermark: Watermark) -> progress.Delivered:
         """Notes what a database turns out to have: more than is known, after a crash, or less, an older copy.
 
         Without it nobody would notice if the database lost that again, or everybody again and again.
         """
         at = datetime.now(UTC)
-        self.delivered[company] = progress.Delivered(watermark.version, watermark.sequence_number, at, at)
+        mark = watermark
+        self.delivered[company] = progress.Delivered(
+            mark.epoch, mark.version, partition, mark.sequence_number, at, at
+        )
+        return self.delivered[company]
 
     def save(self, connection: sa.Connection, feed: str) -> None:
         """Writes everything within the connection's transaction."""

@@ -1,10 +1,11 @@
-"""What a company's database has applied of a feed, and which messages that covers."""
+"""What a company's database has applied of a feed, which messages that covers, and what it lacks."""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from lpm_stream.errors import TargetFaultError
 from lpm_stream.hub.message import Message, Received
 
 
@@ -31,46 +32,99 @@ class Watermark:
     """What a company's database says it has applied of one feed.
 
     Attributes:
+        epoch: the epoch of `version`.
         version: every change up to and including this commit version is applied.
         sequence_number: of the newest message applied, in the hub.
         fence: of the worker that wrote last.
         changes: number of changes applied, ever.
         pending: chunks of later versions that are applied, by version and attempt. A version is complete when
             all chunks of one attempt are: two attempts may cut the same version differently.
+        hold: fence of the backfill that the stream waits for, 0 if there is none.
     """
 
+    epoch: int = 0
     version: int = -1
     sequence_number: int = 0
     fence: int = 0
     changes: int = 0
     pending: Mapping[tuple[int, str], Chunks] = field(default_factory=dict)
+    hold: int = 0
 
-    def covers(self, message: Message) -> bool:
-        """Whether the message has nothing new to say."""
-        return message.version <= self.version
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was applied yet, so that any epoch will do."""
+        return self.version < 0 and not self.pending
+
+    def covers(self, one: Received) -> bool:
+        """Whether the message has nothing new to say.
+
+        One of an earlier epoch has not, if it lies before what was applied: who began the new epoch has seen to
+        that.
+        """
+        message = one.message
+        if message.epoch == self.epoch or self.is_new:
+            return message.version <= self.version
+        return message.epoch < self.epoch and one.sequence_number <= self.sequence_number
 
     def after(self, received: Iterable[Received], fence: int) -> "Watermark":
-        """The watermark once these messages are applied."""
-        version, sequence_number, changes = self.version, self.sequence_number, self.changes
-        pending = dict(self.pending)
+        """The watermark once these messages are applied.
+
+        Raises:
+            ChangesMissingError: if changes that come before them were never applied.
+        """
+        mark = replace(self, fence=fence)
         for one in received:
-            message = one.message
-            sequence_number = max(sequence_number, one.sequence_number)
-            if message.version <= version:
-                continue
-            part = (message.version, message.attempt)
-            if message.chunk not in pending.get(part, Chunks()).applied:
-                changes += message.rows
-            pending[part] = pending.get(part, Chunks()).plus(message)
-            if pending[part].complete:
-                version = message.version
-                pending = {key: chunks for key, chunks in pending.items() if key[0] > version}
-        return Watermark(version, sequence_number, fence, changes, pending)
+            if mark.covers(one):
+                mark = replace(mark, sequence_number=max(mark.sequence_number, one.sequence_number))
+            else:
+                mark._require_what_comes_before(one.message)  # noqa: SLF001 - of its own class
+                mark = mark._with(one)  # noqa: SLF001
+        return mark
+
+    def _with(self, one: Received) -> Self:
+        """One more message. Its sequence number may be the smaller one: of a hub that was replaced."""
+        message = one.message
+        part = (message.version, message.attempt)
+        known = self.pending.get(part, Chunks())
+        changes = self.changes + (0 if message.chunk in known.applied else message.rows)
+        pending = {**self.pending, part: known.plus(message)}
+        version = self.version
+        if pending[part].complete:
+            version = message.version
+            pending = {key: chunks for key, chunks in pending.items() if key[0] > version}
+        return replace(
+            self,
+            epoch=message.epoch,
+            version=version,
+            sequence_number=one.sequence_number,
+            changes=changes,
+            pending=pending,
+        )
+
+    def _require_what_comes_before(self, message: Message) -> None:
+        if message.epoch != self.epoch and not self.is_new:
+            raise ChangesMissingError("the feed was begun anew from its table (its versions count anew)", self)
+        if message.previous > self.version:
+            raise ChangesMissingError(
+                f"it lacks changes of versions {self.version + 1} to {message.previous}", self
+            )
 
     def pending_json(self) -> str:
         """`pending` as text, for the database."""
         parts = [[*part, sorted(chunks.applied), chunks.last] for part, chunks in self.pending.items()]
         return json.dumps(parts)
+
+
+class ChangesMissingError(TargetFaultError):
+    """A database lacks changes that come before those at hand.
+
+    Attributes:
+        watermark: what it has.
+    """
+
+    def __init__(self, what: str, watermark: Watermark) -> None:
+        super().__init__(f"{what}; reading again from behind message {watermark.sequence_number}")
+        self.watermark = watermark
 
 
 def pending_from_json(text: str) -> dict[tuple[int, str], Chunks]:

@@ -1,19 +1,24 @@
 """The work on one company at a time, as it runs in the slots' threads."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-from lpm_stream.control import quarantine, registry
+from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.parking import Parked
 from lpm_stream.control.store import ControlStore
-from lpm_stream.delivery.apply import Applied, Batch, apply
+from lpm_stream.delivery.apply import Applied, Batch, HeldError, apply
 from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.lanes import BATCH_ROWS, Outcome
 from lpm_stream.delivery.pool import DatabasePool
+from lpm_stream.delivery.watermark import Watermark
+from lpm_stream.errors import HubGapError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Received
 from lpm_stream.settings import Settings
 
 _RECOVERY_MESSAGES = 500
+_REGISTRY_SECONDS = 5.0  # how long an answer of the registry holds
 
 
 class Worker:
@@ -26,12 +31,14 @@ class Worker:
         self._settings = settings
         self._fence = fence
         self._urls: dict[str, str] = {}
+        self._asked = -_REGISTRY_SECONDS
         self._pool = DatabasePool(self._open)
 
     def is_registered(self, company: str) -> bool:
         """Whether the company is served; the registry is asked again before the answer is no."""
-        if company not in self._urls:
+        if company not in self._urls or time.monotonic() - self._asked > _REGISTRY_SECONDS:
             self._urls = registry.database_urls(self._store, self._settings)
+            self._asked = time.monotonic()
         return company in self._urls
 
     def serve(self, company: str, received: Sequence[Received], applied_before: int) -> Outcome:
@@ -39,43 +46,84 @@ class Worker:
 
         Args:
             company: its id.
-            received: its messages, in order, at least one.
+            received: its messages, in order, at least one, of one epoch.
             applied_before: sequence number that its database is known to have applied.
 
         Raises:
             LpmStreamError: as `apply` does.
         """
-        return Outcome(self._apply(company, received, applied_before), received[-1].sequence_number)
+        with self._pool.borrow((company, self._urls[company])) as database:
+            applied = self._apply(database, received, applied_before)
+        return Outcome(applied, received[-1].sequence_number)
 
     def recover(self, state: Parked, applied_before: int) -> Outcome:
-        """A parked company's own reader: the next of its messages from where it was parked.
+        """A parked company's own reader: the next of its messages, from where it was parked or its database is.
 
         Raises:
             LpmStreamError: as `apply` and the hub do.
         """
-        received = self._hub.receive(state.partition, state.sequence_number - 1, _RECOVERY_MESSAGES)
-        here = (state.company, self._spec.name)
-        through = state.sequence_number - 1
-        mine: list[Received] = []
-        for one in received:
-            if sum(other.message.rows for other in mine) >= BATCH_ROWS:
-                break
-            through = one.sequence_number
-            if (one.message.company, one.message.feed) == here:
-                mine.append(one)
-        return Outcome(self._apply(state.company, mine, applied_before) if mine else None, through)
+        company = state.company
+        wanted = self._published(company) if state.kind == "gap" else (0, -1)
+        with self._pool.borrow((company, self._urls[company])) as database:
+            mark = self._released(company, database)
+            after = state.sequence_number - 1
+            if state.kind != "gap":  # else the database's place may be one of a hub file that is gone
+                after = max(after, mark.sequence_number)
+            try:
+                mine, through = self._read(state, after)
+            except HubGapError as gap:
+                return Outcome(None, gap.resume_after, gap=str(gap), is_whole=False)
+            applied = self._apply(database, mine, applied_before) if mine else None
+        mark = applied.watermark if applied else mark
+        return Outcome(applied, through, is_whole=(mark.epoch, mark.version) >= wanted)
 
     def close(self) -> None:
         """Closes the databases."""
         self._pool.close()
 
-    def _apply(self, company: str, received: Sequence[Received], applied_before: int) -> Applied:
-        with self._pool.borrow(company) as database:
-            batch = Batch(received, self._fence, applied_before)
-            return apply(self._spec, database, batch, self._quarantine)
+    def _published(self, company: str) -> tuple[int, int]:
+        """Epoch and version that the database must have before nothing is missing in it."""
+        cursor = progress.read_cursor(self._store, self._spec.name)
+        version = progress.read_published(self._store, self._spec.name).get(company, -1)
+        return (cursor.epoch, version) if cursor and version >= 0 else (0, -1)
 
-    def _open(self, company: str) -> CompanyDatabase:
-        return open_database(self._spec, company, self._urls[company])
+    def _released(self, company: str, database: CompanyDatabase) -> Watermark:
+        """The watermark, once no backfill holds the stream; a hold that a dead one has left is removed.
+
+        Raises:
+            HeldError: if the backfill lives.
+        """
+        with database.transaction() as transaction:
+            mark = transaction.watermark()
+            if mark.hold:
+                name = leases.lease_name("backfill", self._spec.name, company)
+                if leases.is_held(self._store, name, mark.hold):
+                    raise HeldError(mark.hold)
+                mark = replace(mark, hold=0)
+                transaction.store(replace(mark, fence=self._fence))
+        return mark
+
+    def _read(self, state: Parked, after: int) -> tuple[list[Received], int]:
+        """A transaction's worth of the company's messages behind `after`, and how far that is read."""
+        mine: list[Received] = []
+        through = after
+        if state.partition < 0:  # nothing was ever received: where its messages are is not known
+            return mine, through
+        for one in self._hub.receive(state.partition, after, _RECOVERY_MESSAGES):
+            if (one.message.company, one.message.feed) == (state.company, self._spec.name):
+                rows = sum(other.message.rows for other in mine)
+                if mine and (rows >= BATCH_ROWS or one.message.epoch != mine[0].message.epoch):
+                    break
+                mine.append(one)
+            through = one.sequence_number
+        return mine, through
+
+    def _apply(self, database: CompanyDatabase, received: Sequence[Received], applied_before: int) -> Applied:
+        return apply(self._spec, database, Batch(received, self._fence, applied_before), self._quarantine)
+
+    def _open(self, place: tuple[str, str]) -> CompanyDatabase:
+        company, url = place
+        return open_database(self._spec, company, url)
 
     def _quarantine(self, refused: Sequence[quarantine.Refused]) -> None:
         with self._store.write() as connection:

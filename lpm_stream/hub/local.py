@@ -15,7 +15,6 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 
@@ -87,7 +86,8 @@ class LocalHub:
         if after > end:
             raise HubGapError(
                 f"hub partition {partition} ends at message {end}, but message {after} was read from it: its file "
-                f"in {self._directory} was replaced; load its companies anew from the table"
+                f"in {self._directory} was replaced",
+                resume_after=0,
             )
         if not records and after < end:
             raise self._gap(partition, after + 1, end)
@@ -107,7 +107,8 @@ class LocalHub:
     def _gap(self, partition: int, first: int, last: int) -> HubGapError:
         return HubGapError(
             f"hub partition {partition} no longer keeps messages {first} to {last} "
-            f"(retention {self._retention_seconds / 3600:g} h)"
+            f"(retention {self._retention_seconds / 3600:g} h)",
+            resume_after=last,
         )
 
     def end(self, partition: int) -> int:
@@ -151,8 +152,8 @@ class LocalHub:
                 yield self._connections[partition]
         except sqlite3.Error as error:
             raise HubError(
-                f"hub file {path}: {error}; check free space and permissions, and if the file is damaged, "
-                f"move it away and load its companies anew"
+                f"hub file {path}: {error}; check free space and permissions; if the file is damaged, stop the "
+                f"stream, move it away, and resync the companies that status then shows"
             ) from error
 
 
@@ -183,18 +184,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _record(message: Message, now: float) -> tuple[float, str, str, bytes, int]:
-    properties = {
-        "feed": message.feed,
-        "version": message.version,
-        "committed_at": message.committed_at.timestamp(),
-        "chunk": message.chunk,
-        "last": message.last,
-        "attempt": message.attempt,
-        "rows": message.rows,
-        "fingerprint": message.fingerprint,
-        "content_type": message.content_type,
-    }
-    text = json.dumps(properties)
+    text = json.dumps(message.properties())
     return now, message.company, text, message.body, _checksum(message.company, text, message.body)
 
 
@@ -205,10 +195,8 @@ def _checksum(company: str, properties: str, body: bytes) -> int:
 def _received(partition: int, record: tuple[int, str, str, bytes, int]) -> Received:
     sequence_number, company, text, body, checksum = record
     if _checksum(company, text, body) != checksum:
-        raise HubError(
-            f"hub partition {partition}: message {sequence_number} is damaged (checksum); "
-            f"load its companies anew from the table"
+        raise HubGapError(
+            f"hub partition {partition}: message {sequence_number} is damaged (checksum)",
+            resume_after=sequence_number,
         )
-    properties = json.loads(text)
-    properties["committed_at"] = datetime.fromtimestamp(properties["committed_at"], UTC)
-    return Received(Message(company=company, body=body, **properties), partition, sequence_number)
+    return Received(Message.from_properties(company, json.loads(text), body), partition, sequence_number)

@@ -1,9 +1,9 @@
 """What travels through a hub, and what every hub can do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Any, Protocol, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,10 @@ class Message:
     Attributes:
         feed: the feed's name.
         company: the company's id; messages of one company keep their order.
+        epoch: grows when the cursor is set anew: versions of different epochs cannot be compared.
         version: the commit version in the source table.
+        previous: the version before this one that has messages of the company, -1 if there is none. Whoever has
+            not got that one lacks messages.
         committed_at: the commit's time (UTC).
         chunk: number of this chunk within the company's changes of that version, from 0.
         last: whether it is the company's last chunk of that version.
@@ -26,7 +29,9 @@ class Message:
 
     feed: str
     company: str
+    epoch: int
     version: int
+    previous: int
     committed_at: datetime
     chunk: int
     last: bool
@@ -35,6 +40,28 @@ class Message:
     fingerprint: str
     content_type: str
     body: bytes
+
+    def properties(self) -> dict[str, Any]:
+        """All but company and body, for a hub to store beside them: text, numbers, booleans."""
+        return {
+            "feed": self.feed,
+            "epoch": self.epoch,
+            "version": self.version,
+            "previous": self.previous,
+            "committed_at": self.committed_at.timestamp(),
+            "chunk": self.chunk,
+            "last": self.last,
+            "attempt": self.attempt,
+            "rows": self.rows,
+            "fingerprint": self.fingerprint,
+            "content_type": self.content_type,
+        }
+
+    @classmethod
+    def from_properties(cls, company: str, properties: Mapping[str, Any], body: bytes) -> Self:
+        """The message that `properties` was made from."""
+        committed_at = datetime.fromtimestamp(properties["committed_at"], UTC)
+        return cls(company=company, body=body, **{**properties, "committed_at": committed_at})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +98,8 @@ class Hub(Protocol):
         """The messages behind sequence number `after`, in order, without waiting; [] if there are none yet.
 
         Raises:
-            HubGapError: if messages behind `after` are no longer kept.
+            HubGapError: if messages behind `after` are no longer kept or damaged, with where they go on. Those
+                before them are handed out first.
             HubError: if the partition cannot be read.
         """
         ...

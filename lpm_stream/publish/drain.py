@@ -12,6 +12,7 @@ from lpm_stream.control.store import ControlStore
 from lpm_stream.errors import SourceError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Message
+from lpm_stream.publish.pack import Place
 from lpm_stream.publish.version import VersionReport, messages_of
 from lpm_stream.source.delta import DeltaSource
 
@@ -91,6 +92,8 @@ class Publisher:
         self._store = store
         self._holder = leases.worker_name("publish")
         self._warned: tuple[str, ...] = ()
+        self._epoch = 0
+        self._published: dict[str, int] = {}
 
     def drain(self, *, poll_seconds: float, go_on: Callable[[], bool], until_caught_up: bool = False) -> Published:
         """Publishes new commits as they appear.
@@ -126,6 +129,8 @@ class Publisher:
     ) -> None:
         cursor = progress.read_cursor(self._store, self._spec.name)
         done.version = self._start(cursor)
+        self._epoch = cursor.epoch if cursor else 0
+        self._published = progress.read_published(self._store, self._spec.name)
         renewed = time.monotonic()
         while go_on():
             done.newest_version = self._source.newest_version()
@@ -181,9 +186,11 @@ class Publisher:
     def _pack_next(self, lease: leases.Lease, outbox: _Outbox, done: Published) -> None:
         changes = self._source.changes(done.version + 1)
         changes = replace(changes, batches=self._renewing(lease, changes.batches))
-        for item in messages_of(self._spec, changes, self._registered, self._hub.max_body_bytes):
+        place = Place(self._epoch, self._published)
+        for item in messages_of(self._spec, changes, place, self._registered, self._hub.max_body_bytes):
             if isinstance(item, VersionReport):
                 outbox.reports.append(item)
+                self._published |= dict.fromkeys(item.companies, item.version)
             else:
                 outbox.put(item)
                 if outbox.bytes >= _SEND_BYTES:
@@ -221,7 +228,11 @@ class Publisher:
             for report in outbox.reports:
                 progress.count_unknown(connection, feed, report.version, report.unknown)
                 done.quarantined += quarantine.add(connection, feed, report.refused)
-            cursor = progress.Cursor(self._source.table_id, done.version, done.newest_version, held)
+            addressed = {company for report in outbox.reports for company in report.companies}
+            progress.write_published(
+                connection, feed, {company: self._published[company] for company in addressed}
+            )
+            cursor = progress.Cursor(self._source.table_id, done.version, done.newest_version, held, self._epoch)
             progress.write_cursor(connection, feed, cursor)
         done.versions += len(outbox.reports)
 

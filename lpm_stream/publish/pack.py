@@ -2,6 +2,7 @@
 
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,6 +18,19 @@ _CHUNK_ROWS = 2_000
 _BUFFERED_ROWS = 50_000
 
 
+@dataclass(frozen=True)
+class Place:
+    """What precedes a commit.
+
+    Attributes:
+        epoch: the epoch of its version.
+        previous: company to the last version before this one that was published for it.
+    """
+
+    epoch: int = 0
+    previous: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass
 class _Lane:
     frames: list[pl.DataFrame] = field(default_factory=list)
@@ -30,8 +44,11 @@ class Packer:
     Each company's last chunk is only known at the end of the commit: `finish` marks it.
     """
 
-    def __init__(self, spec: FeedSpec, version: int, committed_at: datetime, max_body_bytes: int) -> None:
+    def __init__(
+        self, spec: FeedSpec, version: int, committed_at: datetime, place: Place, max_body_bytes: int
+    ) -> None:
         self._spec = spec
+        self._place = place
         self._version = version
         self._committed_at = committed_at
         self._max_body_bytes = max_body_bytes
@@ -54,6 +71,11 @@ class Packer:
             for company in self._lanes:
                 messages += self._flush(company, last=False)
         return messages
+
+    @property
+    def companies(self) -> tuple[str, ...]:
+        """The companies that have changes in the commit."""
+        return tuple(self._lanes)
 
     def finish(self) -> list[Message]:
         """The rest, with every company's last chunk marked as such (it may be empty)."""
@@ -86,10 +108,13 @@ class Packer:
         return self._bodies(rows.head(half)) + self._bodies(rows.tail(-half))
 
     def _message(self, company: str, chunk: int, last: bool, rows: int, body: bytes) -> Message:
+        previous = self._place.previous.get(company, -1)  # not before this one if the cursor was set back
         return Message(
             feed=self._spec.name,
             company=company,
+            epoch=self._place.epoch,
             version=self._version,
+            previous=previous if previous < self._version else -1,
             committed_at=self._committed_at,
             chunk=chunk,
             last=last,

@@ -13,7 +13,7 @@ from lpm_stream.feed.schema import CHANGE_TYPE
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.codec import CONTENT_TYPES, to_wire
 from lpm_stream.hub.message import Message
-from lpm_stream.publish.pack import Packer
+from lpm_stream.publish.pack import Packer, Place
 from lpm_stream.publish.route import route, travelling
 from lpm_stream.source.delta import Changes
 
@@ -27,22 +27,29 @@ class VersionReport:
         unknown: changes of companies that nobody has registered.
         refused: rows that break the contract or that no message can hold.
         held: source columns that the schema policy holds back.
+        companies: those that messages were made for.
     """
 
     version: int
     unknown: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
     held: tuple[str, ...] = ()
+    companies: tuple[str, ...] = ()
 
 
 def messages_of(
-    spec: FeedSpec, changes: Changes, registered: Callable[[], frozenset[str]], max_body_bytes: int
+    spec: FeedSpec,
+    changes: Changes,
+    place: Place,
+    registered: Callable[[], frozenset[str]],
+    max_body_bytes: int,
 ) -> Iterator[Message | VersionReport]:
     """The messages of one commit, and at the end its report.
 
     Args:
         spec: the feed.
         changes: the commit.
+        place: what precedes it.
         registered: looks up the registered companies. It is called once the commit is known to exist: a company
             that registers later pins a table version that holds this commit, so skipping it loses nothing.
         max_body_bytes: the hub's limit.
@@ -54,7 +61,7 @@ def messages_of(
     for batch in changes.batches:
         if packer is None:
             committed_at = batch["_commit_timestamp"][0].replace(tzinfo=UTC)
-            packer = Packer(spec, changes.version, committed_at, max_body_bytes)
+            packer = Packer(spec, changes.version, committed_at, place, max_body_bytes)
         checked = check(spec, changes.fit, travelling(spec, batch.select(columns)))
         report.refused += _refused(spec, changes.version, checked.bad)
         report.refused += _refused(spec, changes.version, checked.stripped)
@@ -63,6 +70,7 @@ def messages_of(
         yield from packer.add(routed.by_company)
     if packer is not None:
         yield from packer.finish()
+        report.companies = packer.companies
         for rows in packer.oversized:
             reason = pl.lit("larger than a message of the hub can be").alias(REASON)
             report.refused += _refused(spec, changes.version, rows.with_columns(reason))

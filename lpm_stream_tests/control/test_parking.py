@@ -12,7 +12,7 @@ def test_a_parked_company_is_remembered_until_it_is_not(store):
         parking.write_parked(connection, "other", state.company, None)
     assert parking.read_parked(store, "f") == {state.company: state}
     assert parking.read_parked(store, "other") == {}
-    again = state.failed_again("still down")
+    again = state.failed_again("still down", "fault")
     with store.write() as connection:
         parking.write_parked(connection, "f", state.company, again)
     assert parking.read_parked(store, "f") == {state.company: again}
@@ -28,7 +28,7 @@ def test_the_pause_doubles_up_to_a_minute():
         pause = state.next_try_at - datetime.now(UTC)
         longest = min(2.0 ** min(attempts - 1, 16), 60)
         assert timedelta(seconds=longest / 2 - 1) < pause <= timedelta(seconds=longest)
-        state = state.failed_again("still down")
+        state = state.failed_again("still down", "fault")
     assert state.reason == "still down"
     assert state.sequence_number == 1
 

@@ -28,7 +28,7 @@ def test_each_partition_and_feed_has_its_checkpoint(store):
 
 
 def test_deliveries_are_kept_by_company(store):
-    one, two = progress.Delivered(1, 2, NOW, NOW), progress.Delivered(3, 4, NOW, NOW)
+    one, two = progress.Delivered(0, 1, 0, 2, NOW, NOW), progress.Delivered(5, 3, 1, 4, NOW, NOW)
     with store.write() as connection:
         progress.write_deliveries(connection, "f", {"A": one, "it's 🚑": one})
         progress.write_deliveries(connection, "f", {"A": two})

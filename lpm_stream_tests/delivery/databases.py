@@ -26,7 +26,9 @@ def carrying(version: int, *parts: pl.DataFrame, company: str = "A", **other: An
     fields: dict[str, Any] = {
         "feed": SPEC.name,
         "company": company,
+        "epoch": 0,
         "version": version,
+        "previous": -1,
         "committed_at": datetime.now(UTC),
         "chunk": 0,
         "last": True,

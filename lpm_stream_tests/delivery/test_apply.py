@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpm_stream.control.quarantine import Refused
-from lpm_stream.delivery.apply import Applied, Batch, WatermarkWentBackError, apply
+from lpm_stream.delivery.apply import Applied, Batch, apply
 from lpm_stream.delivery.sqlite import SqliteDatabase
+from lpm_stream.delivery.watermark import ChangesMissingError
 from lpm_stream.errors import HubError, LeaseLostError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE
 from lpm_stream.hub.codec import NDJSON, encode, to_wire
@@ -210,7 +211,7 @@ def test_what_the_watermark_covers_does_nothing(database):
 
 def test_a_database_that_knows_less_than_it_did_is_noticed(database):
     applied(database, received(carrying(1, changes("insert", "1"))))
-    with pytest.raises(WatermarkWentBackError, match="went back to message 1") as caught:
+    with pytest.raises(ChangesMissingError, match="from behind message 1") as caught:
         applied(database, received(carrying(5, changes("insert", "5")), start=5), before=4)
     assert caught.value.watermark == watermark(database)
     assert amounts(database) == {"1": 1}

@@ -3,6 +3,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from lpm_stream.delivery import drain as deliver_drain
 from lpm_stream.delivery import lanes, sqlite, worker
 from lpm_stream.delivery.drain import Delivery
 from lpm_stream.delivery.sqlite import SqliteDatabase, SqliteTransaction
-from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.delivery.worker import Worker
 from lpm_stream.errors import LeaseLostError, LpmStreamError
 from lpm_stream.hub.local import LocalHub
@@ -190,7 +190,7 @@ def test_a_database_restored_from_an_older_copy_is_delivered_again(stream):
     copy.replace(path_of(stream, "A"))
     commit(stream, A="4", B="5")
     deliver(stream)
-    assert "went back to message 1" in parked(stream)["A"].reason
+    assert "reading again from behind message 1" in parked(stream)["A"].reason
     assert_delivered(stream, ["B"])
     try_again_now(stream)
     assert_delivered(stream, ["A", "B"])
@@ -330,7 +330,7 @@ def test_a_database_that_another_installation_writes_to_stops_nobody_else(stream
     database = SqliteDatabase(SPEC, "A", str(path_of(stream, "A")))
     with database.transaction() as transaction:
         known = transaction.watermark()
-        transaction.store(Watermark(known.version, known.sequence_number, known.fence + 10**12, known.changes))
+        transaction.store(replace(known, fence=known.fence + 10**12))
     database.close()
     commit(stream, A="3", B="4")
     deliver(stream)
@@ -357,9 +357,10 @@ def test_a_partition_that_cannot_be_read_delays_its_companies_alone(stream):
     assert_delivered(stream, [first, second])
 
 
-def test_what_comes_before_a_damaged_message_is_delivered(stream):
-    for key in "123":
+def test_a_damaged_message_parks_its_company_alone(stream):
+    for key in "1234":
         commit(stream, A=key)
+    commit(stream, **{in_partition(stream, stream.hub._partition_of("A")): "5"})
     partition = stream.hub._partition_of("A")
     with stream.hub._connection(partition) as connection, connection:
         connection.execute("UPDATE messages SET body = x'00' WHERE sequence_number = 3")
@@ -367,7 +368,56 @@ def test_what_comes_before_a_damaged_message_is_delivered(stream):
     assert len(done.problems) == 1
     assert "message 3 is damaged" in done.problems[0]
     assert stored(stream, "A").keys() == {"1", "2"}
-    assert undelivered(stream) == 1
+    assert undelivered(stream) == 0
+    for _ in range(3):
+        try_again_now(stream)
+    assert parked(stream)["A"].kind == "gap"
+    assert "lpm-stream resync --company A" in parked(stream)["A"].reason
+    assert stored(stream, "A").keys() == {"1", "2"}
+
+
+def test_a_lost_end_of_a_company_is_noticed_without_a_later_message(stream):
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    commit(stream, A="3", B="4")
+    partition = stream.hub._partition_of("A")
+    with stream.hub._connection(partition) as connection, connection:
+        connection.execute("DELETE FROM messages")
+        connection.execute("UPDATE sqlite_sequence SET seq = 1")
+    deliver(stream)
+    assert parked(stream)["A"].kind == "gap"
+    assert "lost its changes up to version 3" in parked(stream)["A"].reason
+    assert_delivered(stream, ["B"])
+
+
+def test_a_hub_file_that_was_replaced_costs_nothing_that_was_delivered(stream):
+    commit(stream, A="1")
+    commit(stream, A="2")
+    deliver(stream)
+    stream.hub.close()
+    shutil.rmtree(stream.settings.home / "hub")
+    stream.hub._directory.mkdir()
+    commit(stream, A="3")
+    [problem] = deliver(stream).problems
+    assert "was replaced" in problem
+    deliver(stream)
+    assert parked(stream) == {}
+    assert_delivered(stream, ["A"])
+
+
+def test_a_replaced_hub_file_that_has_outgrown_the_checkpoint_is_noticed(stream):
+    commit(stream, A="1")
+    deliver(stream)
+    stream.hub.close()
+    shutil.rmtree(stream.settings.home / "hub")
+    stream.hub._directory.mkdir()
+    commit(stream, A="2")
+    commit(stream, A="3")
+    deliver(stream)
+    for _ in range(2):
+        try_again_now(stream)
+    assert parked(stream)["A"].kind == "gap"
+    assert stored(stream, "A").keys() == {"1"}
 
 
 @pytest.mark.parametrize("wrong", [{"body": b"garbage"}, {"content_type": "text/csv"}, {"rows": 7}], ids=str)
@@ -388,8 +438,9 @@ def test_messages_of_a_company_that_is_not_registered_any_more_are_passed_over(s
     register(stream.store, "A")
     commit(stream, A="3")
     deliver(stream)
-    assert stored(stream, "A").keys() == {"3"}
-    assert_delivered(stream, ["B"])
+    assert stored(stream, "A") == {}
+    try_again_now(stream)
+    assert_delivered(stream, ["A", "B"])
 
 
 def test_messages_of_another_feed_are_passed_over(stream):

@@ -16,7 +16,9 @@ def message(company: str, version: int, **other: Any) -> Message:
     fields: dict[str, Any] = {
         "feed": "orders",
         "company": company,
+        "epoch": 0,
         "version": version,
+        "previous": -1,
         "committed_at": COMMITTED,
         "chunk": 0,
         "last": True,

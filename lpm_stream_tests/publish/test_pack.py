@@ -10,7 +10,7 @@ from lpm_stream.feed.schema import CHANGE_TYPE, contract_schema
 from lpm_stream.hub.codec import CONTENT_TYPES, decode, to_wire
 from lpm_stream.hub.message import Message
 from lpm_stream.publish import pack
-from lpm_stream.publish.pack import Packer
+from lpm_stream.publish.pack import Packer, Place
 from lpm_stream_tests.example import SPEC, orders
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -48,7 +48,7 @@ def _small_chunks(monkeypatch):
 
 
 def test_a_company_gets_one_message_for_a_small_commit():
-    [message] = packed(Packer(SPEC, 7, NOW, 10**6), {"A": rows("A", "1", "2")})
+    [message] = packed(Packer(SPEC, 7, NOW, Place(), 10**6), {"A": rows("A", "1", "2")})
     assert (message.feed, message.company, message.version, message.committed_at) == ("orders", "A", 7, NOW)
     assert (message.chunk, message.last, message.rows) == (0, True, 2)
     assert message.fingerprint == SPEC.fingerprint
@@ -57,7 +57,7 @@ def test_a_company_gets_one_message_for_a_small_commit():
 
 def test_an_attempt_has_a_name_of_its_own():
     batch = {"A": rows("A", "1"), "B": rows("B", "2")}
-    first, second = (packed(Packer(SPEC, 7, NOW, 10**6), batch) for _ in range(2))
+    first, second = (packed(Packer(SPEC, 7, NOW, Place(), 10**6), batch) for _ in range(2))
     assert len({message.attempt for message in first}) == 1
     assert first[0].attempt != second[0].attempt
 
@@ -69,7 +69,7 @@ COMPANIES = st.dictionaries(st.sampled_from("ABC"), st.integers(0, 9))
 def test_all_rows_travel_once_in_whole_attempts(batches, spec):
     number = 0
     sent: dict[str, list[str]] = {}
-    packer = Packer(spec, 7, NOW, 10**6)
+    packer = Packer(spec, 7, NOW, Place(), 10**6)
     frames = []
     for batch in batches:
         frame = {}
@@ -90,12 +90,12 @@ def test_all_rows_travel_once_in_whole_attempts(batches, spec):
 
 
 def test_chunks_that_fill_up_at_the_end_of_a_commit_are_followed_by_an_empty_last_one():
-    messages = packed(Packer(SPEC, 7, NOW, 10**6), {"A": rows("A", "1", "2", "3")})
+    messages = packed(Packer(SPEC, 7, NOW, Place(), 10**6), {"A": rows("A", "1", "2", "3")})
     assert [(message.rows, message.last) for message in messages] == [(3, False), (0, True)]
 
 
 def test_many_companies_together_do_not_fill_memory():
-    packer = Packer(SPEC, 7, NOW, 10**6)
+    packer = Packer(SPEC, 7, NOW, Place(), 10**6)
     batch = {company: rows(company, "1", "2") for company in "ABCDE"}
     early = packer.add(batch)
     assert {message.company for message in early} == set("ABCDE")
@@ -108,7 +108,7 @@ def test_no_body_exceeds_the_hubs_limit(spec, monkeypatch):
     chance = random.Random(1)
     notes = ["".join(chr(chance.randrange(32, 127)) for _ in range(chance.choice([10, 500]))) for _ in range(200)]
     batch = rows("A", *(str(number) for number in range(200)), spec=spec).with_columns(note=pl.Series(notes))
-    packer = Packer(spec, 7, NOW, 2_500)
+    packer = Packer(spec, 7, NOW, Place(), 2_500)
     messages = packed(packer, {"A": batch})
     assert_whole(messages)
     assert max(len(message.body) for message in messages) <= 2_500
@@ -122,7 +122,7 @@ def test_a_row_that_no_message_holds_costs_only_itself(monkeypatch):
     notes = ["n"] * 7
     notes[4] = "".join(chr(chance.randrange(32, 127)) for _ in range(5_000))
     batch = rows("A", *"0123456").with_columns(note=pl.Series(notes))
-    packer = Packer(SPEC, 7, NOW, 2_500)
+    packer = Packer(SPEC, 7, NOW, Place(), 2_500)
     messages = packed(packer, {"A": batch})
     assert_whole(messages)
     assert sorted(key for message in messages for key in keys_in(message)) == list("012356")
@@ -130,7 +130,7 @@ def test_a_row_that_no_message_holds_costs_only_itself(monkeypatch):
 
 
 def test_a_company_whose_rows_are_all_too_large_still_gets_its_last_chunk():
-    packer = Packer(SPEC, 7, NOW, 10)
+    packer = Packer(SPEC, 7, NOW, Place(), 10)
     [message] = packed(packer, {"A": rows("A", "1")})
     assert (message.rows, message.last, message.chunk) == (0, True, 0)
     assert len(packer.oversized) == 1
