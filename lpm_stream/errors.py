@@ -45,6 +45,10 @@ class TargetFaultError(LpmStreamError):
     """A company's database as a whole is the problem: down, locked, full, refusing. Park and retry."""
 
 
+class QuarantineFullError(TargetFaultError):
+    """More rows of a company are refused than its feed allows: whatever it is, it is not single rows."""
+
+
 class NoDatabaseError(TargetFaultError):
     """A company's database does not exist: right for one that has received nothing yet."""
 

@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
-from lpm_stream.cli import companies, demo, drains, simulate, status, verify
+from lpm_stream.cli import companies, demo, drains, load, quarantine, simulate, status, verify
 from lpm_stream.cli.common import err, set_up_logging
 from lpm_stream.errors import LpmStreamError
 
@@ -23,8 +23,11 @@ app.command()(drains.relay)
 app.command()(drains.publish)
 app.command()(drains.deliver)
 app.command()(verify.verify)
+app.command()(load.backfill)
+app.command()(load.resync)
 app.command()(simulate.simulate)
 app.add_typer(companies.app, name="companies")
+app.add_typer(quarantine.app, name="quarantine")
 
 
 @app.callback()

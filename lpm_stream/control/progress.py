@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from lpm_stream.control.store import ControlStore, upsert, upsert_all
-from lpm_stream.control.tables import checkpoints, cursors, deliveries, published, unknown_companies
+from lpm_stream.control.tables import (
+    backfills,
+    checkpoints,
+    companies,
+    cursors,
+    deliveries,
+    published,
+    unknown_companies,
+)
 
 
 @dataclass(frozen=True)
@@ -133,8 +141,25 @@ def count_unknown(connection: sa.Connection, feed: str, version: int, changes: M
 
 def read_unknown(store: ControlStore, feed: str) -> list[Unknown]:
     """The companies that nobody has registered, those with the most changes first."""
+    return _read_unknown(store, feed, ~_registered)
+
+
+def read_incomplete(store: ControlStore, feed: str) -> dict[str, Unknown]:
+    """Registered companies that lack what came before they were registered: no backfill has loaded it since."""
+    loaded = sa.select(sa.func.max(backfills.c.loaded_version)).where(
+        backfills.c.feed == unknown_companies.c.feed, backfills.c.company == unknown_companies.c.company
+    )
+    lacks = unknown_companies.c.last_version > sa.func.coalesce(loaded.scalar_subquery(), -1)
+    return {one.company: one for one in _read_unknown(store, feed, _registered & lacks)}
+
+
+_registered = sa.exists().where(companies.c.company == unknown_companies.c.company)
+
+
+def _read_unknown(store: ControlStore, feed: str, which: sa.ColumnElement[bool]) -> list[Unknown]:
     table = unknown_companies
-    query = sa.select(table).where(table.c.feed == feed).order_by(table.c.changes.desc(), table.c.company)
+    query = sa.select(table).where(table.c.feed == feed, which)
+    query = query.order_by(table.c.changes.desc(), table.c.company)
     with store.read() as connection:
         rows: Iterable[sa.Row[tuple[object, ...]]] = connection.execute(query).all()
     return [Unknown(row.company, row.changes, row.first_version, row.last_version) for row in rows]

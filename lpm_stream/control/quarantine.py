@@ -4,13 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import sqlalchemy as sa
 
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import quarantine
+from lpm_stream.errors import QuarantineFullError
+from lpm_stream.feed.spec import FeedSpec
 
 Stage = Literal["publish", "deliver"]
 _IDS_AT_ONCE = 500  # databases limit the parameters of a statement, SQLite to as few as 999
@@ -40,31 +42,144 @@ class Refused:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A row in quarantine.
+
+    Attributes:
+        id: 64 hex digits.
+        row: what was refused.
+        created_at: when.
+    """
+
+    id: str
+    row: Refused
+    created_at: datetime
+
+
 def add(connection: sa.Connection, feed: str, refused: Sequence[Refused]) -> int:
     """Stores refused rows and returns how many were new."""
     rows = {row.id(feed): row for row in refused}
-    ids = list(rows)
+    known = _known(connection, list(rows))
+    new = [_values(feed, row_id, row) for row_id, row in rows.items() if row_id not in known]
+    if new:
+        connection.execute(quarantine.insert(), new)
+    return len(new)
+
+
+def _known(connection: sa.Connection, ids: list[str]) -> set[str]:
     known: set[str] = set()
     for start in range(0, len(ids), _IDS_AT_ONCE):
         some = quarantine.c.id.in_(ids[start : start + _IDS_AT_ONCE])
         known.update(connection.execute(sa.select(quarantine.c.id).where(some)).scalars())
-    new = [
-        {
-            "id": row_id,
-            "feed": feed,
-            "company": row.company,
-            "version": row.version,
-            "stage": row.stage,
-            "reason": row.reason[:2000],
-            "payload": row.payload,
-            "created_at": datetime.now(UTC),
-        }
-        for row_id, row in rows.items()
-        if row_id not in known
+    return known
+
+
+def require_room(connection: sa.Connection, spec: FeedSpec, company: str, since_version: int = 0) -> None:
+    """Makes a transaction that has added rows of a company conditional on the feed's limits.
+
+    Args:
+        connection: the transaction.
+        spec: the feed.
+        company: whose rows.
+        since_version: rows of earlier versions do not count: they are about to go.
+
+    Raises:
+        QuarantineFullError: if there are more than the feed allows.
+    """
+    held, lately = _counts(connection, spec.name, since_version).get(company, (0, 0))
+    if _is_full(spec, held, lately):
+        raise QuarantineFullError(
+            f"company {company!r} would have {held:,} rows in quarantine, {lately:,} of them new within a minute "
+            f"(limits {spec.quarantine_rows:,} and {spec.quarantine_rows_per_minute:,}): see "
+            f"lpm-stream quarantine list, mend the cause, then replay or discard them"
+        )
+
+
+def full(connection: sa.Connection, spec: FeedSpec) -> frozenset[str]:
+    """The companies that have more rows in quarantine than the feed allows."""
+    found = _counts(connection, spec.name, 0)
+    return frozenset(company for company, counts in found.items() if company and _is_full(spec, *counts))
+
+
+def _is_full(spec: FeedSpec, held: int, lately: int) -> bool:
+    return held > spec.quarantine_rows or lately > spec.quarantine_rows_per_minute
+
+
+def _counts(connection: sa.Connection, feed: str, since_version: int) -> dict[str, tuple[int, int]]:
+    """Company to the number of its rows, and of those that came within the last minute."""
+    a_minute_ago = datetime.now(UTC) - timedelta(minutes=1)
+    lately = sa.func.sum(sa.case((quarantine.c.created_at > a_minute_ago, 1), else_=0))
+    query = (
+        sa.select(quarantine.c.company, sa.func.count(), lately)
+        .where(quarantine.c.feed == feed, quarantine.c.version >= since_version)
+        .group_by(quarantine.c.company)
+    )
+    return {company: (held, int(recent)) for company, held, recent in connection.execute(query)}
+
+
+def _values(feed: str, row_id: str, row: Refused) -> dict[str, object]:
+    return {
+        "id": row_id,
+        "feed": feed,
+        "company": row.company,
+        "version": row.version,
+        "stage": row.stage,
+        "reason": row.reason[:2000],
+        "payload": row.payload,
+        "created_at": datetime.now(UTC),
+    }
+
+
+def entries(
+    store: ControlStore,
+    feed: str,
+    company: str | None = None,
+    *,
+    id_prefix: str = "",
+    limit: int | None = None,
+) -> list[Entry]:
+    """Rows in quarantine, the oldest first.
+
+    Args:
+        store: the control store.
+        feed: the feed's name.
+        company: only this company's; "" are those that say no company.
+        id_prefix: only those whose id begins so.
+        limit: at most so many.
+    """
+    query = sa.select(quarantine).where(quarantine.c.feed == feed)
+    if company is not None:
+        query = query.where(quarantine.c.company == company)
+    if id_prefix:
+        query = query.where(quarantine.c.id.startswith(id_prefix, autoescape=True))
+    query = query.order_by(quarantine.c.created_at, quarantine.c.id).limit(limit)
+    with store.read() as connection:
+        rows = connection.execute(query).all()
+    return [
+        Entry(row.id, Refused(row.company, row.version, row.stage, row.reason, row.payload), row.created_at)
+        for row in rows
     ]
-    if new:
-        connection.execute(quarantine.insert(), new)
-    return len(new)
+
+
+def remove(connection: sa.Connection, ids: Sequence[str]) -> int:
+    """Removes rows; returns how many there were."""
+    removed = 0
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        some = quarantine.c.id.in_(ids[start : start + _IDS_AT_ONCE])
+        removed += connection.execute(quarantine.delete().where(some)).rowcount
+    return removed
+
+
+def set_reason(connection: sa.Connection, row_id: str, reason: str) -> None:
+    """Stores why a row is refused now."""
+    connection.execute(quarantine.update().where(quarantine.c.id == row_id).values(reason=reason[:2000]))
+
+
+def remove_before(connection: sa.Connection, feed: str, company: str, version: int) -> None:
+    """Removes a company's rows of earlier versions: it was loaded from the table at `version`."""
+    here = (quarantine.c.feed == feed) & (quarantine.c.company == company) & (quarantine.c.version < version)
+    connection.execute(quarantine.delete().where(here))
 
 
 def counts(store: ControlStore, feed: str) -> dict[str, int]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from lpm_stream.control.store import ControlStore
-from lpm_stream.control.tables import companies, unknown_companies
+from lpm_stream.control.tables import companies
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import LONGEST_COMPANY_ID
 from lpm_stream.settings import Settings
@@ -35,7 +35,6 @@ def register(store: ControlStore, company: str, database_url: str | None = None)
         connection.execute(
             companies.insert().values(company=company, database_url=database_url, registered_at=datetime.now(UTC))
         )
-        connection.execute(unknown_companies.delete().where(unknown_companies.c.company == company))
     return True
 
 

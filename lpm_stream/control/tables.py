@@ -105,6 +105,7 @@ backfills = sa.Table(
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("finished_at", UtcDateTime),
     sa.Column("outcome", sa.Unicode(2000), nullable=False),
+    sa.Column("loaded_version", sa.BigInteger, nullable=False),
 )
 
 ledger = sa.Table(

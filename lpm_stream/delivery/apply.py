@@ -1,7 +1,6 @@
 """One company's messages into its database: one transaction, exactly once in effect."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -9,7 +8,8 @@ from itertools import groupby
 import polars as pl
 
 from lpm_stream.control.quarantine import Refused, payload_of
-from lpm_stream.delivery.database import CompanyDatabase
+from lpm_stream.delivery.bisect import refused_rows
+from lpm_stream.delivery.database import CompanyDatabase, Transaction
 from lpm_stream.delivery.watermark import ChangesMissingError, Watermark
 from lpm_stream.errors import HubError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, contract_schema
@@ -95,22 +95,14 @@ def apply(
             return _apply(spec, database, batch, rows, refused.height)
         except RowFaultError as fault:
             rows = _uncovered(database, rows)
-            net = _net(spec, rows)
-            found = _refused_rows(database, net, min(_MOST_REFUSED, max(_FEW, net.height // 2)))
-            if not found:
-                raise TargetFaultError(
-                    f"the table refuses rows together that it takes one by one: {fault}"
-                ) from fault
-            quarantine([_refusal(spec, row, reason) for row, reason in found])
+            found = refused_rows(database, _net(spec, rows), _merge, fault)
+            quarantine([refusal(spec, row, reason) for row, reason in found])
             refused = pl.concat([refused, *(row for row, _ in found)])
             rows = rows.join(refused, on=[*spec.primary_key, COMMIT_VERSION, CHANGE_TYPE], how="anti")
 
 
-_FEW, _MOST_REFUSED = 10, 100  # rows of one transaction; more than a few must be less than half of them
-
-
-class _UndoError(Exception):
-    """Rolls a trial back."""
+def _merge(transaction: Transaction, rows: pl.DataFrame) -> None:
+    transaction.merge(rows)
 
 
 def _apply(spec: FeedSpec, database: CompanyDatabase, batch: Batch, rows: pl.DataFrame, refused: int) -> Applied:
@@ -163,30 +155,8 @@ def _uncovered(database: CompanyDatabase, rows: pl.DataFrame) -> pl.DataFrame:
         return rows.filter(pl.col(COMMIT_VERSION) > transaction.watermark().version)
 
 
-def _refused_rows(database: CompanyDatabase, rows: pl.DataFrame, most: int) -> list[tuple[pl.DataFrame, str]]:
-    """The rows that the table does not take, found by halving what fails, each with the reason.
-
-    Raises:
-        TargetFaultError: if there are more than `most`: then the table is the problem, not the rows.
-    """
-    try:
-        with suppress(_UndoError), database.transaction() as transaction:
-            transaction.merge(rows)
-            raise _UndoError
-    except RowFaultError as fault:
-        if rows.height == 1:
-            return [(rows, str(fault))]
-    else:
-        return []
-    half = rows.height // 2
-    found = _refused_rows(database, rows.head(half), most)
-    found += _refused_rows(database, rows.tail(-half), most - len(found))
-    if len(found) > most:
-        raise TargetFaultError(f"the table refuses too many rows to set each aside, such as: {found[0][1]}")
-    return found
-
-
-def _refusal(spec: FeedSpec, row: pl.DataFrame, reason: str) -> Refused:
+def refusal(spec: FeedSpec, row: pl.DataFrame, reason: str) -> Refused:
+    """What goes to quarantine for a row that the table refuses: one with its commit version."""
     values = row.row(0, named=True)
     version = values.pop(COMMIT_VERSION)
     return Refused(values[spec.company_column], version, "deliver", reason, payload_of(values))

@@ -22,7 +22,7 @@ from lpm_stream.delivery.lanes import Lane, Outcome
 from lpm_stream.delivery.loss import LossCheck
 from lpm_stream.delivery.slots import Slots
 from lpm_stream.delivery.unsaved import Unsaved
-from lpm_stream.delivery.watermark import ChangesMissingError
+from lpm_stream.delivery.watermark import ChangesMissingError, Watermark
 from lpm_stream.delivery.worker import Worker
 from lpm_stream.errors import HubError, HubGapError, LeaseLostError, LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
@@ -361,16 +361,27 @@ class _Drain:
 
     def _note(self, company: str, partition: int, outcome: Outcome) -> None:
         applied = outcome.applied
-        if applied is None:
-            return
-        latencies = self._unsaved.add(company, partition, applied)
-        if not applied.messages and applied.watermark.sequence_number > self._applied(company):
-            self._unsaved.find(company, partition, applied.watermark)
+        if applied is not None:
+            latencies = self._unsaved.add(company, partition, applied)
+            self._done.companies.setdefault(company, Latencies()).merge(latencies)
+            self._done.versions[company] = applied.watermark.version
+            self._done.refused += applied.refused
+        found = outcome.watermark
+        if found is not None and (applied is None or not applied.messages) and self._is_news(company, found):
+            self._unsaved.find(company, partition, found)
         if company in self._unsaved.delivered:
             self._delivered[company] = self._unsaved.delivered[company]
-        self._done.companies.setdefault(company, Latencies()).merge(latencies)
-        self._done.versions[company] = applied.watermark.version
-        self._done.refused += applied.refused
+
+    def _is_news(self, company: str, found: Watermark) -> bool:
+        """Whether a database has something else than is known of it: after a crash, or a backfill."""
+        known = self._delivered.get(company)
+        if known is None:
+            return found.version >= 0
+        return (found.epoch, found.version, found.sequence_number) != (
+            known.epoch,
+            known.version,
+            known.sequence_number,
+        )
 
     # Saving
 

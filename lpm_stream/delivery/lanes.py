@@ -8,6 +8,7 @@ from datetime import datetime
 from time import monotonic
 
 from lpm_stream.delivery.apply import Applied
+from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.hub.message import Received
 
 # The size of a company's transaction: large enough to be quick in a backlog, small enough to keep memory low
@@ -25,12 +26,14 @@ class Outcome:
     Attributes:
         applied: the transaction, None if there was nothing to apply.
         through: the sequence number up to which the company is served.
+        watermark: the database's watermark now, None if it was not looked at.
         gap: what the company's own reader found to be lost on the way, None if nothing.
         is_whole: whether, after such a loss, the database is known to have all that was published.
     """
 
     applied: Applied | None
     through: int
+    watermark: Watermark | None = None
     gap: str | None = None
     is_whole: bool = True
 

@@ -54,7 +54,7 @@ class Worker:
         """
         with self._pool.borrow((company, self._urls[company])) as database:
             applied = self._apply(database, received, applied_before)
-        return Outcome(applied, received[-1].sequence_number)
+        return Outcome(applied, received[-1].sequence_number, applied.watermark)
 
     def recover(self, state: Parked, applied_before: int) -> Outcome:
         """A parked company's own reader: the next of its messages, from where it was parked or its database is.
@@ -72,10 +72,10 @@ class Worker:
             try:
                 mine, through = self._read(state, after)
             except HubGapError as gap:
-                return Outcome(None, gap.resume_after, gap=str(gap), is_whole=False)
+                return Outcome(None, gap.resume_after, mark, gap=str(gap), is_whole=False)
             applied = self._apply(database, mine, applied_before) if mine else None
         mark = applied.watermark if applied else mark
-        return Outcome(applied, through, is_whole=(mark.epoch, mark.version) >= wanted)
+        return Outcome(applied, through, mark, is_whole=(mark.epoch, mark.version) >= wanted)
 
     def close(self) -> None:
         """Closes the databases."""
@@ -128,3 +128,4 @@ class Worker:
     def _quarantine(self, refused: Sequence[quarantine.Refused]) -> None:
         with self._store.write() as connection:
             quarantine.add(connection, self._spec.name, refused)
+            quarantine.require_room(connection, self._spec, refused[0].company)

@@ -55,6 +55,12 @@ class FeedSpec(BaseModel):
     reporting_window_seconds: float = Field(
         60, gt=0, description="a company is reported to Dagster at most once in this time"
     )
+    quarantine_rows: int = Field(
+        10_000, gt=0, description="a company with more rows in quarantine is set aside instead"
+    )
+    quarantine_rows_per_minute: int = Field(
+        1_000, gt=0, description="likewise with more new ones in a minute, or in one commit"
+    )
     schema_policy: Literal["evolve", "freeze"] = Field(
         "freeze",
         description="a new nullable source column: 'evolve' takes it into the company tables, "

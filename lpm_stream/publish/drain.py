@@ -94,6 +94,7 @@ class Publisher:
         self._warned: tuple[str, ...] = ()
         self._epoch = 0
         self._published: dict[str, int] = {}
+        self._full: frozenset[str] = frozenset()
 
     def drain(self, *, poll_seconds: float, go_on: Callable[[], bool], until_caught_up: bool = False) -> Published:
         """Publishes new commits as they appear.
@@ -131,6 +132,8 @@ class Publisher:
         done.version = self._start(cursor)
         self._epoch = cursor.epoch if cursor else 0
         self._published = progress.read_published(self._store, self._spec.name)
+        with self._store.read() as connection:
+            self._full = quarantine.full(connection, self._spec)
         renewed = time.monotonic()
         while go_on():
             done.newest_version = self._source.newest_version()
@@ -157,7 +160,7 @@ class Publisher:
         if cursor.table_id != self._source.table_id:
             raise SourceError(
                 f"table {self._source.location} is not the one that feed {self._spec.name} was published from "
-                f"(its id changed): it was dropped and created anew; its companies have to be loaded anew"
+                f"(its id changed): it was dropped and created anew; begin anew with lpm-stream resync"
             )
         return cursor.version
 
@@ -165,7 +168,7 @@ class Publisher:
         if done.newest_version < done.version:
             raise SourceError(
                 f"table {self._source.location} is at version {done.newest_version}, but version {done.version} "
-                f"was published: it was set back or replaced; its companies have to be loaded anew"
+                f"was published: it was set back or replaced; begin anew with lpm-stream resync"
             )
 
     def _publish_some(self, lease: leases.Lease, done: Published, go_on: Callable[[], bool]) -> None:
@@ -186,7 +189,7 @@ class Publisher:
     def _pack_next(self, lease: leases.Lease, outbox: _Outbox, done: Published) -> None:
         changes = self._source.changes(done.version + 1)
         changes = replace(changes, batches=self._renewing(lease, changes.batches))
-        place = Place(self._epoch, self._published)
+        place = Place(self._epoch, self._published, self._full)
         for item in messages_of(self._spec, changes, place, self._registered, self._hub.max_body_bytes):
             if isinstance(item, VersionReport):
                 outbox.reports.append(item)
@@ -228,6 +231,8 @@ class Publisher:
             for report in outbox.reports:
                 progress.count_unknown(connection, feed, report.version, report.unknown)
                 done.quarantined += quarantine.add(connection, feed, report.refused)
+            if self._full or any(report.refused for report in outbox.reports):
+                self._full = quarantine.full(connection, self._spec)
             addressed = {company for report in outbox.reports for company in report.companies}
             progress.write_published(
                 connection, feed, {company: self._published[company] for company in addressed}

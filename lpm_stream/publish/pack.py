@@ -25,10 +25,13 @@ class Place:
     Attributes:
         epoch: the epoch of its version.
         previous: company to the last version before this one that was published for it.
+        full: companies whose quarantine takes nothing more: with the next row that cannot travel, a company's
+            version is withheld.
     """
 
     epoch: int = 0
     previous: Mapping[str, int] = field(default_factory=dict)
+    full: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Packer:
         self._content_type = CONTENT_TYPES[spec.wire_format]
         self._attempt = uuid.uuid4().hex[:16]
         self._lanes: defaultdict[str, _Lane] = defaultdict(_Lane)
+        self._withheld: set[str] = set()
         self.oversized: list[pl.DataFrame] = []
         """Rows that alone exceed the hub's limit; they cannot travel."""
 
@@ -62,6 +66,8 @@ class Packer:
         """Takes changes in; returns the chunks that are full."""
         messages: list[Message] = []
         for company, rows in by_company.items():
+            if company in self._withheld:
+                continue
             lane = self._lanes[company]
             lane.frames.append(rows)
             lane.rows += rows.height
@@ -72,6 +78,11 @@ class Packer:
                 messages += self._flush(company, last=False)
         return messages
 
+    def withhold(self, company: str) -> None:
+        """Sends nothing more of a company: its version stays without a last chunk, and so incomplete."""
+        self._withheld.add(company)
+        self._lanes[company].frames, self._lanes[company].rows = [], 0
+
     @property
     def companies(self) -> tuple[str, ...]:
         """The companies that have changes in the commit."""
@@ -79,7 +90,10 @@ class Packer:
 
     def finish(self) -> list[Message]:
         """The rest, with every company's last chunk marked as such (it may be empty)."""
-        return [message for company in self._lanes for message in self._flush(company, last=True)]
+        whole = self._lanes.keys() - self._withheld
+        return [
+            message for company in self._lanes if company in whole for message in self._flush(company, last=True)
+        ]
 
     def _flush(self, company: str, *, last: bool) -> list[Message]:
         lane = self._lanes[company]

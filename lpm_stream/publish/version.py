@@ -55,6 +55,7 @@ def messages_of(
         max_body_bytes: the hub's limit.
     """
     report = VersionReport(changes.version, held=changes.fit.held)
+    refusals = _Refusals(spec, changes.version, place.full)
     companies = registered()
     packer: Packer | None = None
     columns = [*changes.fit.schema, CHANGE_TYPE]
@@ -63,8 +64,8 @@ def messages_of(
             committed_at = batch["_commit_timestamp"][0].replace(tzinfo=UTC)
             packer = Packer(spec, changes.version, committed_at, place, max_body_bytes)
         checked = check(spec, changes.fit, travelling(spec, batch.select(columns)))
-        report.refused += _refused(spec, changes.version, checked.bad)
-        report.refused += _refused(spec, changes.version, checked.stripped)
+        for company in refusals.add(checked.bad) | refusals.add(checked.stripped):
+            packer.withhold(company)
         routed = route(spec, to_wire(checked.good, CONTENT_TYPES[spec.wire_format]), companies)
         report.unknown.update(routed.unknown)
         yield from packer.add(routed.by_company)
@@ -73,11 +74,44 @@ def messages_of(
         report.companies = packer.companies
         for rows in packer.oversized:
             reason = pl.lit("larger than a message of the hub can be").alias(REASON)
-            report.refused += _refused(spec, changes.version, rows.with_columns(reason))
+            refusals.add(rows.with_columns(reason))
+        report.refused = refusals.kept()
     yield report
 
 
-def _refused(spec: FeedSpec, version: int, bad: pl.DataFrame) -> list[Refused]:
+@dataclass
+class _Refusals:
+    """Rows of one commit that cannot travel: of each company as many as may go to quarantine at once."""
+
+    spec: FeedSpec
+    version: int
+    full: frozenset[str]
+    counts: Counter[str] = field(default_factory=Counter)
+    refused: list[Refused] = field(default_factory=list)
+
+    def add(self, bad: pl.DataFrame) -> set[str]:
+        """Takes rows with the text column `_reason` in; returns the companies that have too many."""
+        limit = self.spec.quarantine_rows_per_minute
+        company_of = pl.col(self.spec.company_column).fill_null("")
+        for (found,), rows in bad.group_by(company_of, maintain_order=True):
+            company = str(found)
+            room = max(limit - self.counts[company], 0)
+            self.refused += broken(self.spec, self.version, rows.head(room))
+            self.counts[company] += rows.height
+        too_many = {company for company, count in self.counts.items() if count > limit or company in self.full}
+        return too_many - {""}
+
+    def kept(self) -> list[Refused]:
+        """What goes to quarantine; of rows that belong to nobody, too many are told of in one line."""
+        more = self.counts[""] - self.spec.quarantine_rows_per_minute
+        if more <= 0:
+            return self.refused
+        reason = f"{more:,} more rows of this version belong to nobody; they are in the table still"
+        return [*self.refused, Refused("", self.version, "publish", reason, "{}")]
+
+
+def broken(spec: FeedSpec, version: int, bad: pl.DataFrame) -> list[Refused]:
+    """What goes to quarantine for rows that break the contract: ones with the text column `_reason`."""
     return [
         Refused(row[spec.company_column] or "", version, "publish", row.pop(REASON), payload_of(row))
         for row in bad.iter_rows(named=True)

@@ -66,7 +66,7 @@ class DeltaSource:
         if str(self._newest.metadata().id) != self.table_id or self._newest_commit not in [*commits, None]:
             raise SourceError(
                 f"table {self.location} was removed or replaced by another; the versions of another say nothing "
-                f"about what was published: reset the cursor and load the companies anew"
+                f"about what was published: begin anew with lpm-stream resync"
             )
         self._newest_commit = commits[0] if len(commits) == expected else None
         return self._newest.version()
@@ -98,13 +98,13 @@ class DeltaSource:
     def _gone(self, version: int, error: Exception) -> SourceError:
         if "change data enabled" in str(error):
             return SourceError(
-                f"Change Data Feed was off at version {version} of table {self.location}: start a new feed behind "
-                f"it with lpm-stream publish --from-version N, N the first version with {CDF_PROPERTY} = true"
+                f"Change Data Feed was off at version {version} of table {self.location}: what was committed "
+                f"then is in the table only; begin anew with lpm-stream resync"
             )
         # The engine's own text may quote values of rows: it is left to --debug.
         return SourceError(
             f"version {version} of table {self.location} can no longer be read (--debug says more): if VACUUM or "
-            f"log clean-up removed it, the companies have to be loaded anew from the table"
+            f"log clean-up removed it, begin anew with lpm-stream resync"
         )
 
     def _at(self, version: int) -> DeltaTable:

@@ -194,7 +194,7 @@ def test_a_row_that_does_not_belong_is_refused(database, columns, said):
 def test_a_column_of_another_type_is_a_fault_of_the_table(database):
     wrong = changes("insert", "1").with_columns(amount=pl.lit("many"))
     with pytest.raises(
-        TargetFaultError, match="column amount is INTEGER in table orders .* but string .* --replace"
+        TargetFaultError, match=r"column amount is INTEGER in table orders .* but string .* --replace"
     ):
         merge(database, wrong, 1)
 

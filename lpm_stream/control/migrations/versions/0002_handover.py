@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(), nullable=False),
         sa.Column("finished_at", sa.DateTime(), nullable=True),
         sa.Column("outcome", sa.Unicode(length=2000), nullable=False),
+        sa.Column("loaded_version", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("feed", "company"),
     )
 

@@ -1,0 +1,56 @@
+"""Finds the rows that a company's table refuses, so that their neighbours can be written."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import polars as pl
+
+from lpm_stream.delivery.database import CompanyDatabase, Transaction
+from lpm_stream.errors import RowFaultError, TargetFaultError
+
+Put = Callable[[Transaction, pl.DataFrame], None]
+
+_FEW, _MOST_REFUSED = 10, 100  # rows of one transaction; more than a few must be less than half of them
+
+
+class _UndoError(Exception):
+    """Rolls a trial back."""
+
+
+def refused_rows(
+    database: CompanyDatabase, rows: pl.DataFrame, put: Put, fault: RowFaultError
+) -> list[tuple[pl.DataFrame, str]]:
+    """The rows that the table does not take, each with the reason.
+
+    Args:
+        database: the company's.
+        rows: what it refused as a whole.
+        put: how they are written.
+        fault: what it said.
+
+    Raises:
+        TargetFaultError: if there are so many that the table is the problem, or none on its own.
+    """
+    found = _search(database, rows, put, min(_MOST_REFUSED, max(_FEW, rows.height // 2)))
+    if not found:
+        raise TargetFaultError(f"the table refuses rows together that it takes one by one: {fault}") from fault
+    return found
+
+
+def _search(database: CompanyDatabase, rows: pl.DataFrame, put: Put, most: int) -> list[tuple[pl.DataFrame, str]]:
+    """By halving what fails."""
+    try:
+        with suppress(_UndoError), database.transaction() as transaction:
+            put(transaction, rows)
+            raise _UndoError
+    except RowFaultError as fault:
+        if rows.height == 1:
+            return [(rows, str(fault))]
+    else:
+        return []
+    half = rows.height // 2
+    found = _search(database, rows.head(half), put, most)
+    found += _search(database, rows.tail(-half), put, most - len(found))
+    if len(found) > most:
+        raise TargetFaultError(f"the table refuses too many rows to set each aside, such as: {found[0][1]}")
+    return found

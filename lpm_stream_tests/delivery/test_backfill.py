@@ -1,0 +1,281 @@
+"""The handover: a company loaded from the table while the stream runs."""
+
+import multiprocessing
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from deltalake import DeltaTable
+
+from lpm_stream.control import backfills, leases, parking, progress, quarantine, tables
+from lpm_stream.control.registry import database_urls, register
+from lpm_stream.delivery import backfill as backfill_module
+from lpm_stream.delivery.backfill import Backfilled, backfill
+from lpm_stream.delivery.database import open_database
+from lpm_stream.errors import LeaseLostError, LpmStreamError, QuarantineFullError, TargetFaultError
+from lpm_stream.settings import Settings
+from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.delivery.databases import watermark
+from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish, stored
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def go_on() -> bool:
+    return True
+
+
+def load(
+    stream: Stream, company: str = "A", *, rebuild: bool = False, meanwhile: Callable[[], bool] = go_on
+) -> Backfilled:
+    return backfill(stream, company, rebuild=rebuild, go_on=meanwhile, tell=lambda _rows, _total: None)
+
+
+def path_of(stream: Stream, company: str) -> Path:
+    return Path(str(sa.make_url(database_urls(stream.store, stream.settings)[company]).database))
+
+
+def hold_of(stream: Stream, company: str) -> int:
+    url = database_urls(stream.store, stream.settings)[company]
+    with closing(open_database(SPEC, company, url)) as database:
+        return watermark(database).hold
+
+
+def keys(count: int) -> list[str]:
+    return [str(number) for number in range(count)]
+
+
+def tamper(stream: Stream, *statements: str) -> None:
+    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def commit(stream: Stream, rows: pl.DataFrame) -> None:
+    append(stream.table, rows)
+    publish(stream)
+
+
+def try_parked_again(stream: Stream) -> None:
+    with stream.store.write() as connection:
+        connection.execute(tables.parked.update().values(next_try_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    deliver(stream)
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(backfill_module, "_BATCH_ROWS", 4)
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_company_that_registers_late_gets_its_history_and_then_the_stream(stream, rebuild):
+    commit(stream, orders(keys(50), "C"))
+    register(stream.store, "C")
+    assert progress.read_incomplete(stream.store, SPEC.name).keys() == {"C"}
+    assert load(stream, "C", rebuild=rebuild) == Backfilled("C", 1, 50, 0, rebuild)
+    assert_delivered(stream, ["C"])
+    assert progress.read_incomplete(stream.store, SPEC.name) == {}
+    DeltaTable(stream.table).delete("id = '7'")
+    commit(stream, orders(["50"], "C"))
+    deliver(stream)
+    assert_delivered(stream, ["C"])
+    found = backfills.read(stream.store, SPEC.name)["C"]
+    assert (found.rows, found.total_rows, found.outcome, found.loaded_version) == (50, 50, "loaded", 1)
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_what_was_tampered_with_is_mended_and_swept(stream, rebuild):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    tamper(
+        stream,
+        "UPDATE orders SET amount = 99 WHERE id = '1'",
+        "DELETE FROM orders WHERE id = '2'",
+        "UPDATE orders SET id = 'ghost' WHERE id = '3'",
+    )
+    append(stream.table, orders(["9"], "A"))  # not yet published: the backfill has it all the same
+    load(stream, rebuild=rebuild)
+    assert_delivered(stream, ["A"])
+    publish(stream)
+    deliver(stream)
+    assert_delivered(stream, ["A"])
+    assert parking.read_parked(stream.store, SPEC.name) == {}
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_while_it_loads_the_company_is_held_and_the_others_are_not(stream, rebuild, small_batches):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    seen = []
+
+    def meanwhile() -> bool:
+        if not seen:
+            DeltaTable(stream.table).delete("id = '3'")
+            commit(stream, orders(["x"], "A"))
+            commit(stream, orders(["y"], "B"))
+            deliver(stream)
+            assert_delivered(stream, ["B"])
+            seen.append(parking.read_parked(stream.store, SPEC.name)["A"])
+        assert stored(stream, "A").keys() == set(keys(9))
+        return True
+
+    load(stream, rebuild=rebuild, meanwhile=meanwhile)
+    assert (seen[0].kind, seen[0].reason) == ("held", "held while the company is loaded from the table")
+    assert hold_of(stream, "A") == 0
+    assert "3" in stored(stream, "A")
+    try_parked_again(stream)
+    assert parking.read_parked(stream.store, SPEC.name) == {}
+    assert_delivered(stream, ["A", "B"])
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_one_that_is_stopped_releases_the_stream_and_can_be_run_again(stream, rebuild, small_batches):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    commit(stream, orders(["9"], "A"))
+    DeltaTable(stream.table).delete("id = '0'")
+    answers = iter([True, False])
+    with pytest.raises(LpmStreamError, match="was stopped; run it again"):
+        load(stream, rebuild=rebuild, meanwhile=lambda: next(answers))
+    assert hold_of(stream, "A") == 0
+    assert "was stopped" in backfills.read(stream.store, SPEC.name)["A"].outcome
+    publish(stream)
+    deliver(stream)
+    assert_delivered(stream, ["A"])
+    load(stream, rebuild=rebuild)
+    assert_delivered(stream, ["A"])
+
+
+def backfill_and_die(home: Path) -> None:
+    backfill_module._BATCH_ROWS = 4
+    answers = iter([True, True])
+    with open_stream(Settings.load(home), SPEC) as stream:
+        load(stream, meanwhile=lambda: next(answers, None) or os._exit(9))
+
+
+def test_one_that_was_killed_does_not_leave_the_company_held(stream):
+    commit(stream, orders(keys(20), "A"))
+    deliver(stream)
+    DeltaTable(stream.table).delete("id = '0'")
+    victim = SPAWN.Process(target=backfill_and_die, args=(stream.settings.home,))
+    victim.start()
+    victim.join()
+    assert victim.exitcode == 9
+    assert hold_of(stream, "A") > 0
+    commit(stream, orders(["x"], "A"))
+    deliver(stream)
+    try_parked_again(stream)
+    assert hold_of(stream, "A") == 0
+    assert_delivered(stream, ["A"])
+    load(stream)
+    assert_delivered(stream, ["A"])
+
+
+def test_one_whose_hold_was_removed_writes_nothing_more(stream, small_batches):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    tamper(stream, "UPDATE orders SET amount = 77")
+
+    def lose_it() -> bool:
+        tamper(stream, "UPDATE _lpm_watermark SET hold = 0")
+        return True
+
+    with pytest.raises(LeaseLostError, match="the stream went on; run it again"):
+        load(stream, meanwhile=lose_it)
+    assert {row["amount"] for row in stored(stream, "A").values()} == {77}
+
+
+def test_two_of_the_same_company_do_not_meet(stream):
+    commit(stream, orders(keys(3), "A"))
+
+    def another() -> bool:
+        with pytest.raises(LpmStreamError, match=r"'A' is being loaded by backfill-.* already"):
+            load(stream)
+        load(stream, "B")
+        return True
+
+    load(stream, meanwhile=another)
+    name = leases.lease_name("backfill", SPEC.name, "A")
+    assert name not in leases.holders(stream.store)
+
+
+def test_rows_that_break_the_contract_go_to_quarantine_and_old_ones_leave_it(stream):
+    commit(stream, orders(["1", "2"], "A", note="n" * 2_000))
+    commit(stream, orders(["3"], "A"))
+    DeltaTable(stream.table).update(updates={"note": "'short'"}, predicate="id = '1'")
+    publish(stream)
+    deliver(stream)
+    before = {entry.id for entry in quarantine.entries(stream.store, SPEC.name, "A")}
+    assert len(before) == 2
+    assert load(stream).refused == 1
+    [entry] = quarantine.entries(stream.store, SPEC.name, "A")
+    assert entry.id not in before
+    assert '"id": "2"' in entry.row.payload
+    assert stored(stream, "A").keys() == {"1", "3"}
+
+
+def test_rows_that_the_table_refuses_go_to_quarantine(stream):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    tamper(
+        stream,
+        "DELETE FROM orders",
+        "CREATE TRIGGER picky BEFORE INSERT ON orders WHEN new.id = '5' "
+        "BEGIN SELECT RAISE(ABORT, 'not here'); END",
+    )
+    assert load(stream).refused == 1
+    assert stored(stream, "A").keys() == set(keys(9)) - {"5"}
+    assert ["not here" in one.row.reason for one in quarantine.entries(stream.store, SPEC.name)] == [True]
+
+
+def test_too_many_broken_rows_stop_it(stream, settings):
+    commit(stream, orders(keys(9), "A", note="n" * 2_000))
+    strict = SPEC.model_copy(update={"quarantine_rows_per_minute": 5})
+    with open_stream(settings, strict) as narrow, pytest.raises(QuarantineFullError, match="9 of them new"):
+        load(narrow)
+    assert hold_of(stream, "A") == 0
+
+
+def test_a_table_of_other_column_types_is_built_anew(stream):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    tamper(stream, "ALTER TABLE orders DROP COLUMN amount", "ALTER TABLE orders ADD COLUMN amount TEXT")
+    with pytest.raises(TargetFaultError, match=r"column amount is TEXT, the contract says int64.*--replace"):
+        load(stream)
+    load(stream, rebuild=True)
+    assert_delivered(stream, ["A"])
+    commit(stream, orders(["9"], "A"))
+    deliver(stream)
+    assert_delivered(stream, ["A"])
+
+
+def test_a_lost_table_is_built_anew(stream):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    tamper(stream, "DROP TABLE orders")
+    commit(stream, orders(["9"], "A"))
+    deliver(stream)
+    assert "lost its table orders" in parking.read_parked(stream.store, SPEC.name)["A"].reason
+    load(stream, rebuild=True)
+    try_parked_again(stream)
+    assert_delivered(stream, ["A"])
+
+
+def test_an_unknown_company_is_an_error(stream):
+    with pytest.raises(LpmStreamError, match="'Z' is not registered"):
+        load(stream, "Z")
+
+
+@pytest.mark.parametrize("company", ["it's", "a/b", "..", "%s", ":x", "x" * 300, 'say "hi"', "\U0001f691"])
+def test_odd_ids_are_data(stream, company):
+    register(stream.store, company)
+    commit(stream, pl.concat([orders(["1", "2"], company), orders(["3"], "A")]))
+    assert load(stream, company).rows == 2
+    assert_delivered(stream, [company])

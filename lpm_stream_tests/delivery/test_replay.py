@@ -1,0 +1,157 @@
+"""Rows that come out of quarantine."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from deltalake import DeltaTable
+
+from lpm_stream.control import parking, quarantine
+from lpm_stream.control.registry import database_urls
+from lpm_stream.delivery.replay import Replayed, replay
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.settings import Settings
+from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish, stored
+
+LONG = "n" * 2_000
+
+
+def commit(stream: Stream, *keys: str, company: str = "A", **columns: object) -> None:
+    append(stream.table, orders(keys, company, **columns))
+    publish(stream)
+    deliver(stream)
+
+
+def update(stream: Stream, key: str, **values: str) -> None:
+    DeltaTable(stream.table).update(updates=values, predicate=f"id = '{key}'")
+    publish(stream)
+
+
+def held(stream: Stream, company: str = "A") -> list[quarantine.Entry]:
+    return quarantine.entries(stream.store, SPEC.name, company)
+
+
+def in_database(stream: Stream, statement: str) -> None:
+    path = Path(str(sa.make_url(database_urls(stream.store, stream.settings)["A"]).database))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def picky(stream: Stream) -> None:
+    commit(stream, "0")
+    in_database(
+        stream,
+        "CREATE TRIGGER picky BEFORE INSERT ON orders WHEN new.amount = 13 BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+
+
+def wider() -> FeedSpec:
+    columns = [
+        column.model_copy(update={"max_length": 5_000}) if column.name == "note" else column
+        for column in SPEC.columns
+    ]
+    return SPEC.model_copy(update={"columns": tuple(columns)})
+
+
+def test_what_the_database_takes_now_is_delivered(stream):
+    picky(stream)
+    commit(stream, "1", "2", amount=13)
+    commit(stream, "3")
+    assert len(held(stream)) == 2
+    assert replay(stream, "A") == Replayed("A", 0, 0, 2)
+    in_database(stream, "DROP TRIGGER picky")
+    assert replay(stream, "A", [held(stream)[0].id]) == Replayed("A", 1, 0, 0)
+    assert replay(stream, "A") == Replayed("A", 1, 0, 0)
+    assert replay(stream, "A") == Replayed("A", 0, 0, 0)
+    assert_delivered(stream, ["A"])
+
+
+def test_what_the_contract_allows_now_is_delivered(stream, settings: Settings):
+    commit(stream, "1", "2", note=LONG)
+    assert replay(stream, "A") == Replayed("A", 0, 0, 2)
+    with open_stream(settings, wider()) as again:
+        assert replay(again, "A") == Replayed("A", 2, 0, 0)
+        assert_delivered(again, ["A"])
+
+
+def test_a_row_superseded_meanwhile_does_not_come_back(stream):
+    commit(stream, "corrected", "deleted", "moved", "broken", note=LONG)
+    update(stream, "corrected", note="'short'", amount="2")
+    DeltaTable(stream.table).delete("id = 'deleted'")
+    publish(stream)
+    update(stream, "moved", note="'short'", customer="'B'")
+    deliver(stream)
+    assert replay(stream, "A") == Replayed("A", 1, 2, 1)
+    assert stored(stream, "A").keys() == {"corrected"}
+    assert stored(stream, "A")["corrected"]["amount"] == 2
+    assert_delivered(stream, ["B"])
+
+
+def test_what_is_replayed_before_the_stream_gets_there_stays(stream):
+    picky(stream)
+    commit(stream, "1", amount=13)
+    in_database(stream, "DROP TRIGGER picky")
+    update(stream, "1", amount="14")
+    update(stream, "1", amount="15")
+    assert replay(stream, "A") == Replayed("A", 1, 0, 0)
+    assert stored(stream, "A")["1"]["amount"] == 15
+    deliver(stream)
+    assert_delivered(stream, ["A"])
+    update(stream, "1", amount="16")
+    deliver(stream)
+    assert_delivered(stream, ["A"])
+
+
+def test_a_row_without_a_key_stays(stream):
+    DeltaTable(stream.table)
+    append(stream.table, orders(["1"], "A").with_columns(id=None).cast({"id": str}))
+    publish(stream)
+    assert replay(stream, "A") == Replayed("A", 0, 0, 1)
+
+
+@pytest.fixture
+def strict(settings: Settings, stream: Stream):
+    spec = SPEC.model_copy(update={"quarantine_rows_per_minute": 3, "quarantine_rows": 5})
+    with open_stream(settings, spec) as opened:
+        yield opened
+
+
+def test_a_commit_with_too_many_broken_rows_sets_its_company_aside(strict):
+    commit(strict, "1")
+    append(strict.table, orders([str(number) for number in range(10, 20)], ["A", "B"] * 5, note=LONG))
+    append(strict.table, orders(["2"], "C"))
+    append(strict.table, orders(["3", "4"], ["A", "B"]))
+    publish(strict)
+    deliver(strict)
+    assert {company: one.kind for company, one in parking.read_parked(strict.store, SPEC.name).items()} == {
+        "A": "fault",
+        "B": "fault",
+    }
+    assert len(held(strict)) == 3
+    assert stored(strict, "A").keys() == {"1"}
+
+
+def test_a_full_quarantine_sets_the_company_aside(strict):
+    picky(strict)
+    commit(strict, "1", "2", "3", amount=13)
+    assert len(held(strict)) == 3
+    commit(strict, "4", amount=13)
+    assert "4 of them new within a minute" in parking.read_parked(strict.store, SPEC.name)["A"].reason
+    assert len(held(strict)) == 3
+    commit(strict, "5", company="B")
+    assert_delivered(strict, ["B"])
+
+
+def test_rows_of_nobody_are_told_of_in_one_line_where_there_are_too_many(strict):
+    append(strict.table, orders([str(number) for number in range(9)], [None] * 9))
+    publish(strict)
+    reasons = [entry.row.reason for entry in held(strict, "")]
+    assert len(reasons) == 4
+    assert (
+        sum(one == "6 more rows of this version belong to nobody; they are in the table still" for one in reasons)
+        == 1
+    )

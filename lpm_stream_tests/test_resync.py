@@ -1,0 +1,179 @@
+"""The way out of a gap."""
+
+import shutil
+from datetime import UTC, datetime
+
+import pytest
+from deltalake import DeltaTable
+
+from lpm_stream import resync
+from lpm_stream.control import leases, parking, progress, tables
+from lpm_stream.control.registry import registered
+from lpm_stream.errors import LpmStreamError, SourceError
+from lpm_stream.hub.local import LocalHub
+from lpm_stream.stream import Stream
+from lpm_stream_tests.example import SPEC, append, assert_delivered, create_table, deliver, orders, publish, stored
+
+
+def begin_and_load(stream: Stream) -> None:
+    resync.begin_anew(stream)
+    load(stream)
+
+
+def load(stream: Stream) -> None:
+    companies = registered(stream.store)
+    done = resync.load(stream, companies, rebuild=False, go_on=lambda: True, tell=lambda *_: None)
+    assert [one.problem for one in done] == [""] * len(companies)
+
+
+def commit(stream: Stream, **keys: str) -> None:
+    for company, these in keys.items():
+        append(stream.table, orders(these.split(), company))
+    publish(stream)
+
+
+def parked(stream: Stream) -> dict[str, parking.Parked]:
+    return parking.read_parked(stream.store, SPEC.name)
+
+
+def deliver_all(stream: Stream) -> None:
+    deliver(stream)
+    for _ in range(3):
+        with stream.store.write() as connection:
+            connection.execute(tables.parked.update().values(next_try_at=datetime(2026, 1, 1, tzinfo=UTC)))
+        deliver(stream)
+
+
+def goes_on(stream: Stream) -> None:
+    """The stream delivers again as if nothing had been."""
+    commit(stream, A="after1", B="after2")
+    deliver_all(stream)
+    assert parked(stream) == {}
+    assert_delivered(stream, ["A", "B"])
+
+
+def test_a_table_created_anew_is_followed_from_its_beginning(stream):
+    for number in range(5):
+        commit(stream, A=f"{number}", B=f"b{number}")
+    deliver(stream)
+    shutil.rmtree(stream.table)
+    create_table(stream.table, orders(["1", "x"], "A", amount=9))
+    with pytest.raises(SourceError, match="lpm-stream resync"):
+        publish(stream)
+    begin_and_load(stream)
+    assert stored(stream, "A").keys() == {"1", "x"}
+    goes_on(stream)
+
+
+def test_a_table_set_back_to_an_older_copy_is_followed_from_there(stream, tmp_path):
+    commit(stream, A="1 2", B="3")
+    shutil.copytree(stream.table, tmp_path / "copy")
+    for number in range(5):
+        commit(stream, A=f"later{number}", B=f"b{number}")
+    deliver(stream)
+    shutil.rmtree(stream.table)
+    shutil.copytree(tmp_path / "copy", stream.table)
+    with pytest.raises(SourceError, match="lpm-stream resync"):
+        publish(stream)
+    begin_and_load(stream)
+    goes_on(stream)
+
+
+def test_until_a_company_is_loaded_nothing_is_delivered_to_it(stream):
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    append(stream.table, orders(["3", "4"], ["A", "B"]))
+    resync.begin_anew(stream)  # version 3 will not be published
+    commit(stream, A="5")
+    deliver_all(stream)
+    assert stored(stream, "A").keys() == {"1"}
+    assert {company: one.kind for company, one in parked(stream).items()} == {"A": "gap", "B": "gap"}
+    load(stream)
+    deliver_all(stream)
+    assert parked(stream) == {}
+    assert_delivered(stream, ["A", "B"])
+    goes_on(stream)
+
+
+def test_log_clean_up_behind_the_cursor_is_noticed_and_mended(stream):
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    for number in range(12):
+        append(stream.table, orders([f"n{number}"], "A"))
+    table = DeltaTable(stream.table)
+    table.create_checkpoint()
+    for log in sorted((stream.settings.home / "tables" / SPEC.source_table / "_delta_log").glob("*.json"))[:8]:
+        log.unlink()
+    with pytest.raises(SourceError, match="begin anew with lpm-stream resync"):
+        publish(stream)
+    begin_and_load(stream)
+    assert_delivered(stream, ["A", "B"])
+    goes_on(stream)
+
+
+def test_change_data_feed_that_was_off_for_a_while_is_mended(stream):
+    shutil.rmtree(stream.table)
+    create_table(stream.table, orders(["old"], "A"), cdf=False)
+    table = DeltaTable(stream.table)
+    table.alter.set_table_properties({"delta.enableChangeDataFeed": "true"})
+    with pytest.raises(SourceError, match=r"Change Data Feed was off at version 0 .* lpm-stream resync"):
+        publish(stream)
+    begin_and_load(stream)
+    assert_delivered(stream, ["A"])
+    goes_on(stream)
+
+
+def test_a_hub_that_was_lost_is_mended(stream):
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    commit(stream, A="3", B="4")
+    assert isinstance(stream.hub, LocalHub)
+    stream.hub.close()
+    shutil.rmtree(stream.settings.home / "hub")
+    stream.hub._directory.mkdir()
+    deliver_all(stream)
+    assert {one.kind for one in parked(stream).values()} == {"gap"}
+    load(stream)
+    deliver_all(stream)
+    assert parked(stream) == {}
+    assert_delivered(stream, ["A", "B"])
+    goes_on(stream)
+
+
+def test_the_control_store_of_before_a_resync_is_noticed(stream, tmp_path):
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    shutil.copy(stream.settings.home / "control.db", tmp_path / "control.db")
+    append(stream.table, orders(["3"], "A"))
+    begin_and_load(stream)
+    commit(stream, A="4", B="5")
+    deliver_all(stream)
+    before = progress.read_cursor(stream.store, SPEC.name)
+    with stream.store.write() as connection:  # as the older copy has it
+        progress.write_cursor(connection, SPEC.name, progress.Cursor(before.table_id, 2, 2))
+        connection.execute(tables.published.delete())
+    commit(stream, A="6", B="7")
+    deliver_all(stream)
+    assert {one.kind for one in parked(stream).values()} == {"gap"}
+    load(stream)
+    goes_on(stream)
+
+
+def test_a_publisher_at_work_is_not_interrupted(stream, monkeypatch):
+    monkeypatch.setattr(resync, "_PATIENCE_SECONDS", 0.5)
+    commit(stream, A="1")
+    name = leases.lease_name("publish", SPEC.name)
+    assert leases.acquire(stream.store, name, leases.worker_name("publish"))
+    with pytest.raises(LpmStreamError, match="is publishing feed orders without trouble"):
+        resync.begin_anew(stream)
+
+
+def test_one_company_that_fails_does_not_keep_the_others_waiting(stream):
+    commit(stream, A="1", B="2")
+    path = stream.settings.home / "companies" / "A.db"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"garbage" * 1_000)
+    resync.begin_anew(stream)
+    done = resync.load(stream, ["A", "B"], rebuild=False, go_on=lambda: True, tell=lambda *_: None)
+    assert ["not a database" in one.problem for one in done] == [True, False]
+    assert_delivered(stream, ["B"])
