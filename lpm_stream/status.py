@@ -7,7 +7,8 @@ from typing import Literal
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from lpm_stream.control import leases, ledger, parking, progress, quarantine, registry
+from lpm_stream.control import backfills, leases, ledger, parking, progress, quarantine, registry
+from lpm_stream.control.backfills import Backfill
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
 from lpm_stream.errors import HubError
@@ -34,6 +35,8 @@ class CompanyStatus:
         version: its watermark, -1 if nothing was delivered yet.
         quarantined: number of its rows in quarantine.
         parked: why and since when, if it is.
+        lacks_before: it lacks changes up to this version, from before it was registered; None if it lacks none.
+        backfill: how far its loading from the table is, None if it is not being loaded.
     """
 
     company: str
@@ -45,6 +48,8 @@ class CompanyStatus:
     version: int
     quarantined: int
     parked: Parked | None
+    lacks_before: int | None
+    backfill: Backfill | None
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,11 @@ def _companies(stream: Stream, now: datetime, backlog: _Backlog) -> tuple[Compan
     ever = ledger.read(stream.store, feed)
     lately = ledger.read(stream.store, feed, now - _WINDOW)
     quarantined = quarantine.counts(stream.store, feed)
+    incomplete = progress.read_incomplete(stream.store, feed)
+    loading = {
+        company: one for company, one in backfills.read(stream.store, feed).items() if one.finished_at is None
+    }
+    holders = leases.holders(stream.store)
     statuses = []
     for company in registry.registered(stream.store):
         recent = lately.get(company, Latencies())
@@ -147,6 +157,8 @@ def _companies(stream: Stream, now: datetime, backlog: _Backlog) -> tuple[Compan
                 version=newest.version if newest else -1,
                 quarantined=quarantined.get(company, 0),
                 parked=parked.get(company),
+                lacks_before=incomplete[company].last_version if company in incomplete else None,
+                backfill=loading.get(company) if leases.lease_name("backfill", feed, company) in holders else None,
             )
         )
     return tuple(statuses)

@@ -149,6 +149,7 @@ def test_the_control_store_of_before_a_resync_is_noticed(stream, tmp_path):
     commit(stream, A="4", B="5")
     deliver_all(stream)
     before = progress.read_cursor(stream.store, SPEC.name)
+    assert before is not None
     with stream.store.write() as connection:  # as the older copy has it
         progress.write_cursor(connection, SPEC.name, progress.Cursor(before.table_id, 2, 2))
         connection.execute(tables.published.delete())

@@ -1,5 +1,6 @@
 """status: how the stream is doing, once or live."""
 
+import shlex
 import time
 from typing import Annotated
 
@@ -56,7 +57,17 @@ def _row(company: CompanyStatus) -> tuple[RenderableType, ...]:
     if company.parked:
         since = company.parked.since.strftime("%Y-%m-%dT%H:%M:%SZ")
         next_try = company.parked.next_try_at.strftime("%H:%M:%SZ")
-        state.append(f" since {since}, next try {next_try}: {company.parked.reason}", style="red")
+        waiting = f", {company.parked.waiting:,} changes waiting" if company.parked.waiting else ""
+        state.append(f" since {since}, next try {next_try}{waiting}: {company.parked.reason}", style="red")
+    if company.backfill:
+        done = f"{company.backfill.rows:,} of {company.backfill.total_rows:,} rows"
+        state.append(f" being loaded from version {company.backfill.version}: {done}", style="yellow")
+    if company.lacks_before is not None:
+        state.append(
+            f" lacks changes up to version {company.lacks_before}, from before it was registered: "
+            f"lpm-stream backfill {shlex.quote(company.company)}",
+            style="yellow",
+        )
     if company.quarantined:
         state.append(f" {company.quarantined:,} in quarantine", style="yellow")
     return (

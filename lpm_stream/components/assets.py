@@ -5,6 +5,8 @@ from typing import cast
 import dagster as dg
 
 from lpm_stream.components.by_hand import deliver_now, observe_source, publish_now
+from lpm_stream.components.jobs import CompanyConfig, company_op
+from lpm_stream.components.loading import load_now
 from lpm_stream.components.specs import company_spec, hub_spec, source_spec
 from lpm_stream.feed.spec import FeedSpec
 
@@ -32,10 +34,12 @@ def hub_asset(spec: FeedSpec) -> dg.AssetsDefinition:
 
 
 def company_asset(spec: FeedSpec) -> dg.AssetsDefinition:
-    """The feed's table in a company's database; materialising catches the company up."""
+    """The feed's table in a company's database; materialising catches the company up, or loads it."""
 
-    @dg.multi_asset(specs=[company_spec(spec)], name=f"deliver_{spec.name}_now")
-    def deliver(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        return deliver_now(spec, context.partition_key)
+    @dg.multi_asset(specs=[company_spec(spec)], name=company_op(spec))
+    def deliver(context: dg.AssetExecutionContext, config: CompanyConfig) -> dg.MaterializeResult[None]:
+        if config.load_from == "stream":
+            return deliver_now(spec, context.partition_key)
+        return load_now(spec, context.partition_key, rebuild=config.rebuild)
 
     return deliver

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import dagster as dg
 
 from lpm_stream.components.events import HUB_VERSION, company_metadata, hub_metadata, source_metadata
-from lpm_stream.components.partitions import by_partition_key
+from lpm_stream.components.partitions import company_of
 from lpm_stream.components.source_table import look
 from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, ledger, parking, progress, registry
@@ -74,7 +74,7 @@ def deliver_now(spec: FeedSpec, key: str) -> dg.MaterializeResult[None]:
     """
     begun = datetime.now(UTC)
     with open_stream(Settings.load(), spec) as stream:
-        company = _company_of(stream, key)
+        company = company_of(registry.registered(stream.store), key)
         parking.try_now(stream.store, spec.name, company)
         before = ledger.read(stream.store, spec.name, begun).get(company, Latencies())
         ends = {partition: stream.hub.end(partition) for partition in stream.hub.partitions()}
@@ -126,15 +126,6 @@ def _ours_or_theirs(
                     f"{holder} has not caught up within {_PATIENCE_SECONDS:g} s; lpm-stream status shows more"
                 )
             time.sleep(_LOOK_SECONDS)
-
-
-def _company_of(stream: Stream, key: str) -> str:
-    company = by_partition_key(registry.registered(stream.store)).get(key)
-    if company is None:
-        raise LpmStreamError(
-            f"no registered company has the partition key {key!r}: register it with lpm-stream companies add"
-        )
-    return company
 
 
 def _require_not_parked(stream: Stream, company: str) -> None:

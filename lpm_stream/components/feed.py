@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from lpm_stream.components.assets import company_asset, hub_asset, source_asset
+from lpm_stream.components.jobs import backfill_job, quarantine_jobs, resync_job
 from lpm_stream.components.sensors import deliver_sensor, publish_sensor
 from lpm_stream.components.stopping import notice_signals
 from lpm_stream.feed.spec import FeedSpec
@@ -37,11 +38,11 @@ class Feed(dg.Component):
         """What Dagster's tools say about this kind of component."""
         return dg.ComponentTypeSpec(
             description="Streams every change of a Delta table into the database of the company it belongs to.",
-            produces=["asset", "sensor"],
+            produces=["asset", "sensor", "job"],
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
-        """The feed's three assets, and the two sensors that keep them moving."""
+        """The feed's three assets, the two sensors that keep them moving, and the jobs that people start."""
         notice_signals()
         source = source_asset(self.spec)
         hub = hub_asset(self.spec)
@@ -49,4 +50,5 @@ class Feed(dg.Component):
         return dg.Definitions(
             assets=[source, hub, company],
             sensors=[publish_sensor(self.spec), deliver_sensor(self.spec)],
+            jobs=[backfill_job(self.spec), *quarantine_jobs(self.spec), resync_job(self.spec)],
         )

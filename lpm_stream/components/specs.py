@@ -63,7 +63,7 @@ def company_spec(spec: FeedSpec) -> dg.AssetSpec:
             f"`{spec.source_table}` and nobody else's.\n\n"
             f"Sensor `deliver_{spec.name}` keeps it up to date and reports a company that received changes at "
             f"most every {spec.reporting_window_seconds:g} s. *Materialize* on a partition delivers everything "
-            f"that the hub holds for that company now."
+            f"that the hub holds for that company now; job `backfill_{spec.name}` loads it from the table."
         ),
         group_name=spec.name,
         kinds={"sql", "table"},

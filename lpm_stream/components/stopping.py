@@ -38,11 +38,16 @@ def _listen(reader: int) -> None:
             _told_to_stop.set()
 
 
+def until_told_to_stop() -> bool:
+    """True unless the process was told to stop."""
+    return not _told_to_stop.is_set()
+
+
 def for_seconds(seconds: float) -> Callable[[], bool]:
     """True for so long from now, unless the process is told to stop before."""
     deadline = time.monotonic() + seconds
 
     def go_on() -> bool:
-        return time.monotonic() < deadline and not _told_to_stop.is_set()
+        return time.monotonic() < deadline and until_told_to_stop()
 
     return go_on

@@ -32,6 +32,7 @@ class Parked:
         next_try_at: when it is tried again.
         kind: fault (of the database), gap (changes are lost that only the table has still: it needs a resync),
             held (while a backfill loads the company).
+        waiting: number of changes that have come for it since, and are not delivered.
     """
 
     company: str
@@ -43,6 +44,7 @@ class Parked:
     attempts: int
     next_try_at: datetime
     kind: Kind = "fault"
+    waiting: int = 0
 
     def failed_again(self, reason: str, kind: Kind) -> "Parked":
         """The same company after one more failure: the pause doubles, with jitter, unless it is held."""
@@ -90,6 +92,7 @@ def read_parked(store: ControlStore, feed: str) -> dict[str, Parked]:
             row.attempts,
             row.next_try_at,
             row.kind,
+            row.waiting,
         )
         for row in rows
     }
@@ -109,6 +112,7 @@ def write_parked(connection: sa.Connection, feed: str, company: str, state: Park
         "attempts": state.attempts,
         "next_try_at": state.next_try_at,
         "kind": state.kind,
+        "waiting": state.waiting,
     }
     upsert(connection, parked, {"feed": feed, "company": company}, values)
 

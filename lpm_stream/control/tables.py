@@ -91,6 +91,7 @@ parked = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_try_at", UtcDateTime, nullable=False),
     sa.Column("kind", sa.String(10), nullable=False, server_default="fault"),
+    sa.Column("waiting", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 backfills = sa.Table(

@@ -183,8 +183,10 @@ class _Drain:
     def _queue(self, one: Received) -> None:
         company = one.message.company
         if company not in self._lanes:
-            if company in self._parked:
-                return  # its own reader comes to it
+            if company in self._parked:  # its own reader comes to it
+                state = self._parked[company]
+                self._set_parked(company, replace(state, waiting=state.waiting + one.message.rows))
+                return
             if not self._worker.is_registered(company):
                 return  # registered when this was published, removed since
             self._lanes[company] = Lane(company, one.partition)
@@ -289,7 +291,9 @@ class _Drain:
             log.info("company %r has caught up and is delivered again", lane.company)
             return
         del self._lanes[lane.company]
-        state = replace(state, sequence_number=outcome.through + 1)
+        arrived = sum(message.rows for message in outcome.applied.messages) if outcome.applied else 0
+        waiting = max(state.waiting + lane.rows - arrived, 0)
+        state = replace(state, sequence_number=outcome.through + 1, waiting=waiting)
         if outcome.gap is not None:
             state = state.failed_again(_resync(lane.company, outcome.gap), "gap")
         elif caught_up:
@@ -348,9 +352,10 @@ class _Drain:
             place = (lane.partition, first.sequence_number)
             state = parking.park(company, *place, first.message.committed_at, reason, kind=kind)
             log.warning("company %r is parked: %s", company, reason)
+        waiting = state.waiting + lane.rows
         if sequence_number is not None:
             state = replace(state, sequence_number=sequence_number)
-        self._set_parked(company, state)
+        self._set_parked(company, replace(state, waiting=waiting))
 
     def _set_parked(self, company: str, state: Parked | None) -> None:
         self._unsaved.parked[company] = state

@@ -93,6 +93,11 @@ class Lane:
         self.waiting_bytes = self.waiting_rows = 0
         self.joins_at = sequence_number
 
+    @property
+    def rows(self) -> int:
+        """Number of changes that wait or are being applied."""
+        return self.waiting_rows + sum(one.message.rows for one in self.in_hand)
+
     def first_undelivered(self) -> Received | None:
         """The oldest message that is not known to be applied."""
         if self.in_hand:

@@ -145,5 +145,5 @@ def test_a_damaged_hub_is_a_clear_error(stream, run):
     for partition in stream.hub.partitions():
         with closing(sqlite3.connect(stream.settings.home / "hub" / f"{partition}.db")) as connection, connection:
             connection.execute("UPDATE messages SET checksum = 0")
-    with pytest.raises(LpmStreamError, match="is damaged"):
+    with pytest.raises(LpmStreamError, match="the hub has lost its changes up to version 1"):
         run(COMPANIES, "A")

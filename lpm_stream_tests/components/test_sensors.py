@@ -10,7 +10,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from lpm_stream.components.partitions import partition_key
 from lpm_stream.components.tally import Tally
-from lpm_stream.control import leases, ledger
+from lpm_stream.control import leases, ledger, parking
 from lpm_stream.control.registry import register
 from lpm_stream.errors import HubError, SchemaError
 from lpm_stream_tests.example import SPEC, START, append, assert_delivered, deliver, orders, publish
@@ -177,6 +177,12 @@ def test_a_damaged_hub_fails_the_tick_only_when_there_is_nothing_to_report(strea
     second = tick("deliver_orders", first.cursor)
     assert rows(second) == {"D": 1}
     assert "1 companies reported; hub partition 3: message 2 is damaged" in second.skip_message
+    assert parking.read_parked(stream.store, SPEC.name)["A"].kind == "gap"
+    append(stream.table, orders(["5"], "B"))
+    publish(stream)
+    for partition in stream.hub.partitions():
+        with closing(sqlite3.connect(stream.settings.home / "hub" / f"{partition}.db")) as connection, connection:
+            connection.execute("UPDATE messages SET checksum = 0 WHERE partition_key = 'B'")
     with pytest.raises(HubError, match="is damaged"):
         tick("deliver_orders", second.cursor)
 

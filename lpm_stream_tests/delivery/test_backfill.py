@@ -113,7 +113,7 @@ def test_what_was_tampered_with_is_mended_and_swept(stream, rebuild):
 def test_while_it_loads_the_company_is_held_and_the_others_are_not(stream, rebuild, small_batches):
     commit(stream, orders(keys(9), "A"))
     deliver(stream)
-    seen = []
+    seen: list[parking.Parked] = []
 
     def meanwhile() -> bool:
         if not seen:

@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, or
 LONG = "n" * 2_000
 
 
-def commit(stream: Stream, *keys: str, company: str = "A", **columns: object) -> None:
+def commit(stream: Stream, *keys: str, company: str = "A", **columns: Any) -> None:
     append(stream.table, orders(keys, company, **columns))
     publish(stream)
     deliver(stream)

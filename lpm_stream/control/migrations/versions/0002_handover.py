@@ -11,6 +11,7 @@ def upgrade() -> None:
     """Adds it."""
     op.add_column("cursors", sa.Column("epoch", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("parked", sa.Column("kind", sa.String(length=10), nullable=False, server_default="fault"))
+    op.add_column("parked", sa.Column("waiting", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("deliveries", sa.Column("epoch", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("deliveries", sa.Column("partition", sa.Integer(), nullable=False, server_default="-1"))
     op.create_table(
@@ -42,5 +43,6 @@ def downgrade() -> None:
     op.drop_table("published")
     op.drop_column("deliveries", "partition")
     op.drop_column("deliveries", "epoch")
+    op.drop_column("parked", "waiting")
     op.drop_column("parked", "kind")
     op.drop_column("cursors", "epoch")

@@ -1,0 +1,99 @@
+"""What the jobs do that load companies from the table or empty their quarantine."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+import dagster as dg
+
+from lpm_stream import resync
+from lpm_stream.components.partitions import company_of
+from lpm_stream.components.stopping import until_told_to_stop
+from lpm_stream.control import quarantine, registry
+from lpm_stream.delivery.backfill import backfill
+from lpm_stream.delivery.replay import Replayed, replay
+from lpm_stream.errors import LpmStreamError
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.settings import Settings
+from lpm_stream.stream import open_stream
+
+log = logging.getLogger(__name__)
+
+_TELL_SECONDS = 5.0
+
+
+class _Teller:
+    """Logs how far a load is, now and then."""
+
+    def __init__(self) -> None:
+        self._told = 0.0
+
+    def tell(self, company: str, rows: int, total: int) -> None:
+        """Notes that so many rows are loaded."""
+        if time.monotonic() - self._told > _TELL_SECONDS or rows == total:
+            self._told = time.monotonic()
+            log.info("company %r: %s of %s rows", company, f"{rows:,}", f"{total:,}")
+
+
+def load_now(spec: FeedSpec, key: str, *, rebuild: bool) -> dg.MaterializeResult[None]:
+    """Loads the company of a partition key from the table.
+
+    Raises:
+        LpmStreamError: as `backfill` does.
+    """
+    teller = _Teller()
+    with open_stream(Settings.load(), spec) as stream:
+        company = company_of(registry.registered(stream.store), key)
+        done = backfill(
+            stream,
+            company,
+            rebuild=rebuild,
+            go_on=until_told_to_stop,
+            tell=lambda rows, total: teller.tell(company, rows, total),
+        )
+    metadata: dict[str, int | str] = {
+        "rows": done.rows,
+        "watermark_version": done.version,
+        "quarantined": done.refused,
+        "loaded_from": "the table, built anew" if done.replaced else "the table",
+    }
+    return dg.MaterializeResult(metadata=metadata)
+
+
+def replay_now(spec: FeedSpec, key: str, ids: Sequence[str]) -> Replayed:
+    """Replays a company's rows in quarantine, all or those with these ids.
+
+    Raises:
+        LpmStreamError: as `replay` does.
+    """
+    with open_stream(Settings.load(), spec) as stream:
+        return replay(stream, company_of(registry.registered(stream.store), key), list(ids) or None)
+
+
+def discard_now(spec: FeedSpec, key: str, ids: Sequence[str]) -> int:
+    """Removes a company's rows from quarantine, all or those with these ids; returns how many."""
+    with open_stream(Settings.load(), spec) as stream:
+        company = company_of(registry.registered(stream.store), key)
+        found = [entry.id for entry in quarantine.entries(stream.store, spec.name, company)]
+        with stream.store.write() as connection:
+            return quarantine.remove(connection, [one for one in found if not ids or one in ids])
+
+
+def resync_now(spec: FeedSpec) -> int:
+    """Begins the feed anew at the table's newest version, and loads all companies; returns their number.
+
+    Raises:
+        LpmStreamError: if it cannot begin anew, or companies could not be loaded.
+    """
+    with open_stream(Settings.load(), spec) as stream:
+        resync.begin_anew(stream)
+        companies = registry.registered(stream.store)
+        tell = _Teller().tell
+        done = list(resync.load(stream, companies, rebuild=False, go_on=until_told_to_stop, tell=tell))
+    problems = [f"{one.company!r}: {one.problem}" for one in done if one.loaded is None]
+    if problems or len(done) < len(companies):
+        raise LpmStreamError(
+            f"{len(companies) - len(done) + len(problems)} of {len(companies)} companies are not loaded; backfill "
+            f"them once it is mended: {'; '.join(problems[:5])}"
+        )
+    return len(companies)

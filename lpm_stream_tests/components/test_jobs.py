@@ -1,0 +1,95 @@
+"""The jobs that people start, run in this process on a real home directory."""
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import dagster as dg
+import pytest
+from deltalake import DeltaTable
+
+from lpm_stream.components.partitions import partition_key
+from lpm_stream.control import quarantine
+from lpm_stream.control.registry import register
+from lpm_stream.errors import LpmStreamError
+from lpm_stream.stream import Stream
+from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish, stored
+
+COMPANY = "it's / C%"
+
+
+@pytest.fixture
+def run(defs: dg.Definitions, instance: dg.DagsterInstance) -> Any:
+    """Runs a job, for a company if one is given."""
+
+    def execute(name: str, company: str | None = None, **config: Any) -> dg.ExecuteInProcessResult:
+        key = None if company is None else partition_key(company)
+        if key is not None:
+            instance.add_dynamic_partitions("customer", [key])
+        job = defs.resolve_job_def(name)
+        return job.execute_in_process(instance=instance, partition_key=key, run_config=config or None)
+
+    return execute
+
+
+def commit(stream: Stream, *keys: str, company: str = COMPANY, **columns: Any) -> None:
+    append(stream.table, orders(keys, company, **columns))
+    publish(stream)
+    deliver(stream)
+
+
+def damage(stream: Stream) -> None:
+    [path] = (stream.settings.home / "companies").glob("it*.db")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DELETE FROM orders WHERE id = '1'")
+        connection.commit()
+
+
+@pytest.fixture
+def company(stream: Stream) -> str:
+    register(stream.store, COMPANY)
+    return COMPANY
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_company_is_backfilled_as_a_partition(stream, run, company, rebuild):
+    commit(stream, "1", "2")
+    damage(stream)
+    config = {"ops": {"deliver_orders_now": {"config": {"load_from": "table", "rebuild": rebuild}}}}
+    result = run("backfill_orders", company, **(config if rebuild else {}))
+    [event] = result.get_asset_materialization_events()
+    assert event.materialization.partition == partition_key(company)
+    assert event.materialization.metadata["rows"].value == 2
+    assert_delivered(stream, [company])
+
+
+def test_quarantine_is_replayed_and_discarded(stream, run, company):
+    commit(stream, "1", "2", note="n" * 2_000)
+    DeltaTable(stream.table).update(updates={"note": "'short'"}, predicate="id = '1'")
+    run("replay_quarantine_orders", company)
+    assert stored(stream, company).keys() == {"1"}
+    [entry] = quarantine.entries(stream.store, SPEC.name, company)
+    op = {"discard_orders_rows": {"config": {"ids": ["0" * 64]}}}
+    run("discard_quarantine_orders", company, ops=op)
+    assert quarantine.counts(stream.store, SPEC.name) == {company: 1}
+    op["discard_orders_rows"]["config"]["ids"] = [entry.id]
+    run("discard_quarantine_orders", company, ops=op)
+    assert quarantine.counts(stream.store, SPEC.name) == {}
+
+
+def test_the_feed_is_begun_anew(stream, run, company):
+    commit(stream, "1", "2")
+    append(stream.table, orders(["3", "4"], ["A", company]))
+    run("resync_orders")
+    assert_delivered(stream, ["A", "B", company])
+    commit(stream, "5")
+    assert_delivered(stream, ["A", "B", company])
+
+
+def test_companies_that_could_not_be_loaded_are_named(stream, run):
+    (stream.settings.home / "companies").mkdir()
+    (stream.settings.home / "companies" / "B.db").write_bytes(b"garbage" * 1_000)
+    append(stream.table, orders(["3"], "A"))
+    with pytest.raises(LpmStreamError, match=r"1 of 2 companies are not loaded.*'B': .*not a database"):
+        run("resync_orders")
+    assert_delivered(stream, ["A"])
