@@ -1,4 +1,7 @@
-"""Runs all measurements, prints them beside their goals, and writes build/bench.json."""
+"""Runs all measurements, prints them beside their goals, and writes build/bench.json.
+
+Exit code 1 if a goal is missed.
+"""
 
 import json
 import sys
@@ -29,6 +32,7 @@ def main() -> None:
     BUILD.mkdir(exist_ok=True)
     content = {one.name: {"value": one.value, "unit": one.unit, "goal": one.goal} for one in measures}
     (BUILD / "bench.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    sys.exit(any(one.verdict == "MISSED" for one in measures))
 
 
 if __name__ == "__main__":

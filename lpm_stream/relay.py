@@ -10,7 +10,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from lpm_stream.control import leases
 from lpm_stream.errors import LeaseLostError, LpmStreamError
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 _PROCESSES = multiprocessing.get_context("spawn")
 _STANDBY_SECONDS = 2.0  # between looks at a lease that another worker holds
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between tries after an error
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 4.0
+_LOOK_SECONDS = 0.2
 
 
 def relay(settings: Settings, spec: FeedSpec, stop: threading.Event, prepare: Callable[[], None]) -> None:
@@ -38,23 +40,44 @@ def relay(settings: Settings, spec: FeedSpec, stop: threading.Event, prepare: Ca
         prepare: called first in the publishing process, to set up logging; a module's function.
 
     Raises:
-        LpmStreamError: if the control store or the hub cannot be opened, or the publishing process dies.
+        LpmStreamError: if the control store or the hub cannot be opened.
     """
-    with open_stream(settings, spec) as stream:
-        publisher = _PROCESSES.Process(target=_publish, args=(settings, spec, prepare), name="publish")
-        publisher.start()
+    with open_stream(settings, spec) as stream, _publishing(settings, spec, stop, prepare):
 
         def go_on() -> bool:
-            return not stop.is_set() and publisher.is_alive()
+            return not stop.is_set()
 
-        try:
-            _again_and_again("deliver", lambda: _deliver_once(stream, go_on), go_on, stop)
-        finally:
-            publisher.terminate()
-            publisher.join(_STOP_SECONDS)
-            publisher.kill()
-    if not stop.is_set():
-        raise LpmStreamError(f"the publishing process ended by itself with exit code {publisher.exitcode}")
+        _again_and_again("deliver", lambda: _deliver_once(stream, go_on), go_on, stop)
+
+
+@contextmanager
+def _publishing(
+    settings: Settings, spec: FeedSpec, stop: threading.Event, prepare: Callable[[], None]
+) -> Iterator[None]:
+    """Keeps a publishing process running; one that dies is followed by another."""
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.is_set():
+            process = _PROCESSES.Process(target=_publish, args=(settings, spec, prepare), name="publish")
+            process.start()
+            while process.is_alive() and not over.wait(_LOOK_SECONDS):
+                pass
+            if over.is_set():
+                process.terminate()
+                process.join(_STOP_SECONDS)
+                process.kill()
+            elif not stop.is_set():
+                log.error("publish: its process died (exit code %s); starting another", process.exitcode)
+                over.wait(_FIRST_PAUSE)
+
+    keeper = threading.Thread(target=keep, name="keep-publishing")
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
 
 
 def _deliver_once(stream: Stream, go_on: Callable[[], bool]) -> bool:

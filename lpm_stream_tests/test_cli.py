@@ -51,3 +51,11 @@ def test_odd_ids_are_shown_as_they_are(tmp_path):
         assert run(tmp_path, "companies", "add", company).returncode == 0
     assert run(tmp_path, "companies", "list").stdout.splitlines() == ["[/red]", "[bold]X", "it's"]
     assert run(tmp_path, "companies", "add", "it's").returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["quarantine", "--help"]], ids=str)
+def test_help_loads_nothing_that_only_the_work_needs(arguments):
+    show = "import sys; from lpm_stream.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", show, *arguments], capture_output=True, text=True, check=True)
+    heavy = {"polars", "pyarrow", "sqlalchemy", "deltalake", "duckdb", "dagster", "numpy", "pandas"}
+    assert heavy.isdisjoint(done.stdout.splitlines()[-1].split())

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,7 +20,9 @@ from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.load import load_feeds
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
-from lpm_stream.stream import Stream, open_stream
+
+if TYPE_CHECKING:
+    from lpm_stream.stream import Stream
 
 Home = Annotated[
     Path | None,
@@ -50,7 +52,7 @@ def the_feed(name: str | None) -> FeedSpec:
 
 
 @contextmanager
-def opened(home: Path | None, feed: str | None, *, create: bool = True) -> Iterator[Stream]:
+def opened(home: Path | None, feed: str | None, *, create: bool = True) -> "Iterator[Stream]":
     """The stream that a command works on.
 
     Args:
@@ -61,6 +63,8 @@ def opened(home: Path | None, feed: str | None, *, create: bool = True) -> Itera
     Raises:
         LpmStreamError: if there is nothing to work on.
     """
+    from lpm_stream.stream import open_stream
+
     settings = Settings.load(home)
     if not create and not settings.home.exists():
         raise LpmStreamError(f"there is nothing at {settings.home}: check --dir or LPM_STREAM_HOME")

@@ -6,7 +6,6 @@ import typer
 from rich.text import Text
 
 from lpm_stream.cli.common import Feed, Home, console, err, opened
-from lpm_stream.control import progress, registry
 
 app = typer.Typer(help="The companies that are served.", no_args_is_help=True)
 
@@ -21,6 +20,8 @@ def add(
     feed: Feed = None,
 ) -> None:
     """Register a company: its changes are published and delivered from now on."""
+    from lpm_stream.control import progress, registry
+
     with opened(home, feed) as stream:
         cursor = progress.read_cursor(stream.store, stream.spec.name)
         if not registry.register(stream.store, company, database):
@@ -37,6 +38,8 @@ def add(
 @app.command("list")
 def list_(home: Home = None, feed: Feed = None) -> None:
     """List the registered companies."""
+    from lpm_stream.control import registry
+
     with opened(home, feed, create=False) as stream:
         for company in registry.registered(stream.store):
             console.print(Text(company), soft_wrap=True)

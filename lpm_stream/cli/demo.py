@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
@@ -12,10 +12,12 @@ from rich.text import Text
 from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, stop_on_signals, write_json
 from lpm_stream.cli.simulate import Companies, Rate, simulated_companies
 from lpm_stream.cli.status import rendered
-from lpm_stream.status import Status
+
+if TYPE_CHECKING:
+    from lpm_stream.status import Status
 
 _INTERRUPTED = 130  # as after Ctrl-C: the audit that --for promises was not made
-Show = Callable[[str, Status, str], None]
+Show = Callable[[str, "Status", str], None]
 
 
 def demo(
@@ -30,7 +32,7 @@ def demo(
     json_file: Json = None,
 ) -> None:
     """Stream a simulated table to a database per company, under Dagster, and show it live."""
-    from lpm_stream.demo.run import Demo, run_demo  # noqa: PLC0415 - the simulator's and audit's parts only here
+    from lpm_stream.demo.run import Demo, run_demo
 
     stop = stop_on_signals()
     with opened(home, feed) as stream:
@@ -60,7 +62,7 @@ def _screen() -> Iterator[Show]:
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
 
-            def show(stage: str, status: Status, url: str) -> None:
+            def show(stage: str, status: "Status", url: str) -> None:
                 heading = Text(f"{stage}  Dagster at {url}  Ctrl-C stops\n", style="bold")
                 live.update(Group(heading, rendered(status)), refresh=True)
 
@@ -68,7 +70,7 @@ def _screen() -> Iterator[Show]:
     else:
         stages: list[str] = []
 
-        def note(stage: str, _status: Status, url: str) -> None:
+        def note(stage: str, _status: "Status", url: str) -> None:
             if stage not in stages:
                 stages.append(stage)
                 err.print(f"{stage} ({url})", highlight=False)

@@ -2,7 +2,7 @@
 
 import logging
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -19,9 +19,10 @@ from lpm_stream.cli.common import (
     the_feed,
     write_json,
 )
-from lpm_stream.control import parking
-from lpm_stream.publish.drain import Published
 from lpm_stream.settings import Settings
+
+if TYPE_CHECKING:
+    from lpm_stream.publish.drain import Published
 
 
 def publish(
@@ -47,6 +48,8 @@ def publish(
 
 def deliver(home: Home = None, feed: Feed = None, json_file: Json = None) -> None:
     """Deliver the hub's messages to the company databases, until caught up."""
+    from lpm_stream.control import parking
+
     stop = stop_on_signals()
     with opened(home, feed) as stream:
         done = stream.deliverer().drain(go_on=lambda: not stop.is_set(), until_caught_up=True)
@@ -70,7 +73,7 @@ def deliver(home: Home = None, feed: Feed = None, json_file: Json = None) -> Non
 
 def relay(home: Home = None, feed: Feed = None) -> None:
     """Publish and deliver until stopped: the lowest latency, without Dagster."""
-    from lpm_stream.relay import relay as run  # noqa: PLC0415 - beside the command of the same name
+    from lpm_stream.relay import relay as run
 
     stop = stop_on_signals()
     settings, spec = Settings.load(home), the_feed(feed)
@@ -79,7 +82,7 @@ def relay(home: Home = None, feed: Feed = None) -> None:
     run(settings, spec, stop, partial(set_up_logging, debug=logging.getLogger().level == logging.DEBUG))
 
 
-def _published_line(done: Published) -> str:
+def _published_line(done: "Published") -> str:
     if not done.versions:
         return f"nothing to publish: the cursor is at version {done.version}, the table's newest"
     rate = f", {done.bytes / done.changes:.0f} bytes a change" if done.changes else ""

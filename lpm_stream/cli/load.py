@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, stop_on_signals, write_json
-from lpm_stream.stream import Stream
+
+if TYPE_CHECKING:
+    from lpm_stream.stream import Stream
 
 Replace = Annotated[
     bool,
@@ -41,8 +43,8 @@ def resync(
 
     With --company the cursor stays where it is, and only those companies are loaded: for what the hub has lost.
     """
-    from lpm_stream.control import registry  # noqa: PLC0415 - start-up is for what every command needs
-    from lpm_stream.resync import begin_anew  # noqa: PLC0415
+    from lpm_stream.control import registry
+    from lpm_stream.resync import begin_anew
 
     with opened(home, feed) as stream:
         companies = company
@@ -53,8 +55,8 @@ def resync(
         _load(stream, companies, rebuild=False, json_file=json_file)
 
 
-def _load(stream: Stream, companies: Sequence[str], *, rebuild: bool, json_file: Json) -> None:
-    from lpm_stream.resync import load  # noqa: PLC0415
+def _load(stream: "Stream", companies: Sequence[str], *, rebuild: bool, json_file: Json) -> None:
+    from lpm_stream.resync import load
 
     stop = stop_on_signals()
     columns = (

@@ -1,17 +1,18 @@
 """quarantine: the rows that could not be applied."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, write_json
-from lpm_stream.control import quarantine
-from lpm_stream.control.quarantine import Entry
 from lpm_stream.errors import LpmStreamError
-from lpm_stream.stream import Stream
+
+if TYPE_CHECKING:
+    from lpm_stream.control.quarantine import Entry
+    from lpm_stream.stream import Stream
 
 app = typer.Typer(help="Rows that could not be applied: they wait here with their reason.", no_args_is_help=True)
 
@@ -31,6 +32,8 @@ def list_(
     json_file: Json = None,
 ) -> None:
     """List rows with their reasons, the oldest first."""
+    from lpm_stream.control import quarantine
+
     with opened(home, feed, create=False) as stream:
         found = quarantine.entries(stream.store, stream.spec.name, company, limit=limit)
         counts = quarantine.counts(stream.store, stream.spec.name)
@@ -83,7 +86,7 @@ def replay(
     json_file: Json = None,
 ) -> None:
     """Deliver what the table holds of these rows now; a row corrected, moved or deleted since stays so."""
-    from lpm_stream.delivery.replay import replay as run  # noqa: PLC0415 - start-up is for what every command needs
+    from lpm_stream.delivery.replay import replay as run
 
     with opened(home, feed, create=False) as stream:
         chosen = _chosen(stream, ids, company, everything=everything)
@@ -110,6 +113,8 @@ def discard(
     ids: Ids = None, company: Company = None, everything: All = False, home: Home = None, feed: Feed = None
 ) -> None:
     """Remove rows from quarantine for good."""
+    from lpm_stream.control import quarantine
+
     with opened(home, feed, create=False) as stream:
         chosen = _chosen(stream, ids, company, everything=everything)
         with stream.store.write() as connection:
@@ -117,12 +122,14 @@ def discard(
     console.print(f"{removed:,} rows discarded", highlight=False)
 
 
-def _chosen(stream: Stream, ids: list[str] | None, company: str | None, *, everything: bool) -> list[Entry]:
+def _chosen(stream: "Stream", ids: list[str] | None, company: str | None, *, everything: bool) -> "list[Entry]":
     """The entries that a command is about.
 
     Raises:
         LpmStreamError: if an id names none or several, or neither ids nor --all are given.
     """
+    from lpm_stream.control import quarantine
+
     if not ids and not everything:
         raise LpmStreamError("say which rows: their ids (lpm-stream quarantine list), or --all")
     if not ids:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from lpm_stream.cli.common import Feed, Home, Json, console, opened, stop_on_signals, write_json
-from lpm_stream.control import registry
 
 Rate = Annotated[float, typer.Option(min=0.1, help="Changed rows a second, all companies together.")]
 Companies = Annotated[int, typer.Option(min=1, max=10_000, help="Number of companies.")]
@@ -22,7 +21,8 @@ def simulate(
     json_file: Json = None,
 ) -> None:
     """Keep committing realistic changes to the source table, which is created if there is none."""
-    from lpm_stream.source.simulate import Simulator  # noqa: PLC0415 - NumPy and all only for this
+    from lpm_stream.control import registry
+    from lpm_stream.source.simulate import Simulator
 
     stop = stop_on_signals()
     with opened(home, feed) as stream:

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lpm_stream.cli.common import Feed, Home, Json, console, opened, write_json
-from lpm_stream.status import CompanyStatus, Status, read_status
+
+if TYPE_CHECKING:
+    from lpm_stream.status import CompanyStatus, Status
 
 _STATE_STYLES = {"streaming": "green", "idle": "dim", "waiting": "yellow", "parked": "bold red"}
 _SHOWN = 40  # companies; those with something to say come first
@@ -25,6 +27,8 @@ def status(
     json_file: Json = None,
 ) -> None:
     """Show versions, workers, and per company: delivered, lag, latency, state."""
+    from lpm_stream.status import read_status
+
     with opened(home, feed, create=False) as stream:
         if json_file:
             write_json(json_file, read_status(stream))
@@ -37,7 +41,7 @@ def status(
                     time.sleep(1)
 
 
-def rendered(now: Status) -> RenderableType:
+def rendered(now: "Status") -> RenderableType:
     """A status for the terminal."""
     table = Table(title=f"feed {now.feed}", title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.add_column("company", overflow="fold")
@@ -52,7 +56,7 @@ def rendered(now: Status) -> RenderableType:
     return Group(_summary(now), table, *_notes(now))
 
 
-def _row(company: CompanyStatus) -> tuple[RenderableType, ...]:
+def _row(company: "CompanyStatus") -> tuple[RenderableType, ...]:
     state = Text(company.state, style=_STATE_STYLES[company.state])
     if company.parked:
         since = company.parked.since.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -81,7 +85,7 @@ def _row(company: CompanyStatus) -> tuple[RenderableType, ...]:
     )
 
 
-def _summary(now: Status) -> Text:
+def _summary(now: "Status") -> Text:
     behind = max(now.newest_version - now.published_version, 0)
     return Text(
         f"{now.at:%Y-%m-%dT%H:%M:%SZ}  published version {now.published_version} ({behind} behind)  "
@@ -90,7 +94,7 @@ def _summary(now: Status) -> Text:
     )
 
 
-def _notes(now: Status) -> list[Text]:
+def _notes(now: "Status") -> list[Text]:
     notes = [Text(problem, style="red") for problem in now.problems]
     if now.held_columns:
         notes.append(Text(f"held back, not in the contract: {', '.join(now.held_columns)}", style="yellow"))

@@ -11,12 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, write_json
-from lpm_stream.control import leases, registry
 from lpm_stream.errors import LpmStreamError
-from lpm_stream.stream import Stream
 
 if TYPE_CHECKING:
     from lpm_stream.audit import report as audit_report
+    from lpm_stream.stream import Stream
 
 _SETTLE_SECONDS = 15.0  # how long a running stream gets to deliver what it has in hand
 
@@ -33,7 +32,8 @@ def verify(
     Exit code 1 if anything is missing, extra, different, duplicated or misrouted. While the stream runs, what
     differs is looked at again for some seconds before it counts.
     """
-    from lpm_stream.audit.run import audit  # noqa: PLC0415 - DuckDB only for this
+    from lpm_stream.audit.run import audit
+    from lpm_stream.control import leases
 
     with opened(home, feed, create=False) as stream:
         databases = _databases(stream, company)
@@ -56,7 +56,9 @@ def verify(
         raise typer.Exit(1)
 
 
-def _databases(stream: Stream, company: str | None) -> dict[str, str]:
+def _databases(stream: "Stream", company: str | None) -> dict[str, str]:
+    from lpm_stream.control import registry
+
     urls = registry.database_urls(stream.store, stream.settings)
     if company is None:
         return urls

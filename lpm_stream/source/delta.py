@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -18,6 +19,7 @@ CDF_PROPERTY = "delta.enableChangeDataFeed"
 # each in deltalake 1.6), and opening a snapshot costs 5 ms or more: so open one this far ahead.
 _VERSIONS_AHEAD = 64
 _FRAME_ROWS = 30_000
+_ESCAPED_TWICE = "%25"  # in a path: an escape sign, escaped
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,14 @@ class DeltaSource:
                 f"Change Data Feed was off at version {version} of table {self.location}: what was committed "
                 f"then is in the table only; begin anew with lpm-stream resync"
             )
+        partitions = ", ".join(self._newest.metadata().partition_columns)
+        if partitions and _ESCAPED_TWICE in str(error):
+            return SourceError(
+                f"version {version} of table {self.location}: it is partitioned by {partitions}, and the change "
+                f"feed of values with other signs than letters and digits cannot be read (a defect of deltalake: "
+                f"it escapes their paths twice); write the table unpartitioned, or clustered, and begin anew with "
+                f"lpm-stream resync"
+            )
         # The engine's own text may quote values of rows: it is left to --debug.
         return SourceError(
             f"version {version} of table {self.location} can no longer be read (--debug says more): if VACUUM or "
@@ -109,6 +119,10 @@ class DeltaSource:
 
     def _at(self, version: int) -> DeltaTable:
         """A snapshot that knows `version`, not many versions more, and has the schema of `version`."""
+        if self._may_change_schema(version):
+            self._window = self._open(version)
+            self._schema = schema_of(self._window)
+            return self._window
         for snapshot in (self._newest, self._window):
             near = version <= snapshot.version() < version + _VERSIONS_AHEAD
             if near and schema_of(snapshot) == self._schema:
@@ -118,6 +132,17 @@ class DeltaSource:
             self._window = self._open(version)
             self._schema = schema_of(self._window)
         return self._window
+
+    def _may_change_schema(self, version: int) -> bool:
+        """Whether a commit may have changed the schema. That of a later one may be the same again.
+
+        What lies elsewhere than in a local folder is not looked into; those commits are read one by one.
+        """
+        commit = Path(self.location, "_delta_log", f"{version:020}.json")
+        try:
+            return '"metaData"' in commit.read_text(encoding="utf-8")
+        except OSError:
+            return True
 
     def _open(self, version: int | None) -> DeltaTable:
         try:

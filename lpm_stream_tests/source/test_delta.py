@@ -222,3 +222,35 @@ def test_commits_that_say_nothing_of_themselves_are_followed(location):
     shutil.rmtree(location)
     with pytest.raises(SourceError, match="removed or replaced"):
         source.newest_version()
+
+
+def test_a_column_that_is_dropped_and_brought_back_stops_at_the_version_without_it(location):
+    rows = orders(["1"], "A")
+    create_table(location, rows)
+    for columns in (rows.drop("note"), rows):
+        write_deltalake(location, columns.to_arrow(), mode="overwrite", schema_mode="overwrite")
+    source = DeltaSource(SPEC, location)
+    read(source, 0)
+    with pytest.raises(SchemaError, match=r"column note \(string\) is missing"):
+        source.changes(1)
+    assert ("insert", "1", 1) in read(source, 2)
+
+
+def test_a_partition_that_cannot_be_read_is_named(location):
+    rows = orders(["1", "2"], ["it's", "two words"]).to_arrow()
+    write_deltalake(
+        location, rows, partition_by=["customer"], configuration={"delta.enableChangeDataFeed": "true"}
+    )
+    with pytest.raises(SourceError, match=r"partitioned by customer, .*a defect of deltalake"):
+        read(DeltaSource(SPEC, location), 0)
+
+
+def test_a_partitioned_table_is_read(location):
+    rows = orders(["1", "2"], ["A", "B"]).to_arrow()
+    write_deltalake(
+        location, rows, partition_by=["customer"], configuration={"delta.enableChangeDataFeed": "true"}
+    )
+    DeltaTable(location).delete("id = '2'")
+    source = DeltaSource(SPEC, location)
+    assert read(source, 0) == [("insert", "1", 1), ("insert", "2", 1)]
+    assert read(source, 1) == [("delete", "2", 1)]
