@@ -4,17 +4,19 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from lpm_stream.control.leases import holders, lease_name
 from lpm_stream.control.progress import read_deliveries
 from lpm_stream.feed.load import load_feeds
 from lpm_stream.settings import Settings
@@ -136,3 +138,37 @@ def test_a_second_relay_stands_by_and_takes_over(tmp_path):
             idle.send_signal(signal.SIGTERM)
             assert idle.wait(5) == 0
     verified(tmp_path)
+
+
+def test_a_publishing_process_that_dies_is_followed_by_another(tmp_path):
+    with running(tmp_path, "simulate", "--rate", "500") as traffic, running(tmp_path, "relay") as relay:
+        wait_for_table(tmp_path)
+        with open_stream(Settings.load(tmp_path), load_feeds()["tdr"]) as stream:
+            wait_until(partial(came_further, stream, applied_at(stream)))
+            first = publisher_pid(stream)
+            assert first is not None
+            os.kill(int(first), signal.SIGKILL)
+            wait_until(lambda: publisher_pid(stream) not in (None, first))
+            wait_until(partial(came_further, stream, applied_at(stream)))
+        relay.send_signal(signal.SIGTERM)
+        assert relay.wait(6) == 0
+        traffic.send_signal(signal.SIGINT)
+        assert "its process died (exit code -9)" in relay.communicate()[1].replace("\n", " ")
+
+
+def publisher_pid(stream: Stream) -> str | None:
+    holder = holders(stream.store).get(lease_name("publish", stream.spec.name))
+    return None if holder is None else holder.split(":")[-2]
+
+
+def test_a_database_that_does_not_answer_does_not_keep_it_from_ending(tmp_path):
+    with running(tmp_path, "simulate", "--rate", "500"), running(tmp_path, "relay") as relay:
+        wait_for_table(tmp_path)
+        with open_stream(Settings.load(tmp_path), load_feeds()["tdr"]) as stream:
+            wait_until(partial(came_further, stream, applied_at(stream)))
+        path = next((tmp_path / "companies").glob("*.db"))
+        with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as locking:
+            locking.execute("BEGIN IMMEDIATE")
+            time.sleep(1)
+            relay.send_signal(signal.SIGTERM)
+            assert relay.wait(6) == 0

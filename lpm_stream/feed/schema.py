@@ -32,13 +32,16 @@ _WIDENS_TO: Mapping[ColumnType, frozenset[pl.DataType]] = {
     "timestamp": frozenset({pl.Datetime("us"), pl.Datetime("ms"), pl.Datetime("ms", "UTC")}),
 }
 
+# What a declared column may become in the source under the policy `evolve`: the company tables follow.
+WIDENED: Mapping[pl.DataType, frozenset[pl.DataType]] = {pl.Int32(): frozenset({pl.Int64()})}
+
 
 @dataclass(frozen=True)
 class Fit:
     """How a source schema fits the contract.
 
     Attributes:
-        schema: the columns that flow, in order: the contract's, then those taken in.
+        schema: the columns that flow, in order: the contract's, some in a wider type, then those taken in.
         held: columns of the source that the policy holds back.
     """
 
@@ -67,10 +70,15 @@ def fit(spec: FeedSpec, source: Mapping[str, pl.DataType]) -> Fit:
         SchemaError: if a declared column is missing or of a type that does not fit, naming the column, both
             types, and what to do.
     """
+    widened = {
+        name: source[name]
+        for name, dtype in contract_schema(spec).items()
+        if spec.schema_policy == "evolve" and source.get(name) in WIDENED.get(dtype, frozenset())
+    }
     problems = [
         problem
         for column in spec.columns
-        if (problem := _misfit(column.name, column.type, source.get(column.name)))
+        if column.name not in widened and (problem := _misfit(column.name, column.type, source.get(column.name)))
     ]
     if problems:
         raise SchemaError(
@@ -78,7 +86,7 @@ def fit(spec: FeedSpec, source: Mapping[str, pl.DataType]) -> Fit:
             f"{'; '.join(problems)}. Publishing stops before this version and goes on from it once the table "
             f"or lpm_stream/defs/{spec.name}/defs.yaml is corrected"
         )
-    schema = contract_schema(spec)
+    schema = contract_schema(spec) | widened
     extra = [name for name in source if name not in schema]
     taken = {
         name: source[name]

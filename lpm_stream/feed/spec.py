@@ -63,8 +63,9 @@ class FeedSpec(BaseModel):
     )
     schema_policy: Literal["evolve", "freeze"] = Field(
         "freeze",
-        description="a new nullable source column: 'evolve' takes it into the company tables, "
-        "'freeze' holds it back until the contract names it",
+        description="a new nullable source column: 'evolve' takes it into the company tables, 'freeze' holds it "
+        "back until the contract names it; one that became wider (int32 to int64): 'evolve' widens the company "
+        "tables, 'freeze' stops publishing until the contract says so",
     )
 
     @model_validator(mode="after")
@@ -90,6 +91,8 @@ class FeedSpec(BaseModel):
             raise ValueError(f"primary_key: {_listed(twice)} named twice; remove one")
         if floats := [key for key in self.primary_key if self.column(key).type == "float64"]:
             raise ValueError(f"primary_key: {_listed(floats)} is a float; keys must compare exactly")
+        if self.schema_policy == "evolve" and self.wire_format == "ndjson":
+            raise ValueError("schema_policy: evolve needs wire_format: avro; NDJSON does not carry column types")
         return self
 
     def _referenced_columns(self) -> Iterable[tuple[str, str]]:

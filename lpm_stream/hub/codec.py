@@ -17,7 +17,7 @@ import polars as pl
 from isal import igzip_lib, isal_zlib
 
 from lpm_stream.errors import HubError
-from lpm_stream.feed.schema import INSTANT
+from lpm_stream.feed.schema import INSTANT, WIDENED
 
 AVRO = "application/avro"
 NDJSON = "application/x-ndjson"
@@ -107,7 +107,9 @@ def _restoring(name: str, found: pl.DataType, wanted: pl.DataType | None) -> pl.
         return column.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us").dt.replace_time_zone("UTC")
     if found == _NAIVE:
         return column.dt.replace_time_zone("UTC")
-    return column if wanted is None or found == wanted else column.cast(wanted)
+    if wanted is None or found == wanted or found in WIDENED.get(wanted, frozenset()):
+        return column
+    return column.cast(wanted)
 
 
 def _inflated(block: bytes, rows: int) -> bytes:

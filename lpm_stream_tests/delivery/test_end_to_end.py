@@ -11,6 +11,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from lpm_stream.control import ledger, parking, progress, quarantine
 from lpm_stream.control.registry import database_urls, register
+from lpm_stream.delivery.backfill import backfill
 from lpm_stream.errors import SchemaError, SourceError
 from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests.example import (
@@ -241,6 +242,39 @@ def test_a_new_column_is_taken_in_by_evolve(settings):
         deliver(stream)
         extra = {key: row["extra"] for key, row in stored(stream, "A").items()}
         assert extra == {"1": None, "2": 7, "3": 8}
+
+
+def test_a_column_that_became_wider_is_followed_by_evolve(settings):
+    spec = SPEC.model_copy(update={"schema_policy": "evolve"})
+    create_table(settings.table_location(spec.source_table), orders(["1"], "A"))
+    with open_stream(settings, spec) as stream:
+        register(stream.store, "A")
+        publish(stream)
+        deliver(stream)
+        wider = orders(["1", "2"], "A").with_columns(count=pl.lit(2**40, pl.Int64))
+        write_deltalake(stream.table, wider.to_arrow(), mode="overwrite", schema_mode="overwrite")
+        publish(stream)
+        deliver(stream)
+        assert [row["count"] for row in stored(stream, "A").values()] == [2**40, 2**40]
+        backfill(stream, "A", rebuild=True, go_on=lambda: True, tell=lambda *_: None)
+        assert [row["count"] for row in stored(stream, "A").values()] == [2**40, 2**40]
+
+
+def test_after_the_contract_is_mended_publishing_goes_on_from_where_it_stopped(stream, settings):
+    append(stream.table, orders(["1"], "A"))
+    wider = orders(["1", "2"], "A").with_columns(count=pl.lit(2**40, pl.Int64))
+    write_deltalake(stream.table, wider.to_arrow(), mode="overwrite", schema_mode="overwrite")
+    with pytest.raises(SchemaError, match="column count is Int64, declared int32"):
+        publish(stream)
+    deliver(stream)
+    columns = [
+        column.model_copy(update={"type": "int64"}) if column.name == "count" else column
+        for column in SPEC.columns
+    ]
+    with open_stream(settings, SPEC.model_copy(update={"columns": tuple(columns)})) as mended:
+        publish(mended)
+        deliver(mended)
+        assert [row["count"] for row in stored(mended, "A").values()] == [2**40, 2**40]
 
 
 def test_a_dropped_column_stops_publishing_at_its_version(stream):

@@ -41,7 +41,6 @@ def test_a_narrower_source_fits_in_the_contracts_type(column, found):
     ("column", "found", "said"),
     [
         ("amount", pl.String(), "column amount is String, declared int64"),
-        ("count", pl.Int64(), "column count is Int64, declared int32"),
         ("weight", pl.Int64(), "column weight is Int64, declared float64"),
         ("ordered_at", pl.Date(), "column ordered_at is Date, declared timestamp"),
         ("ordered_at", pl.Datetime("ns", "UTC"), "declared timestamp"),
@@ -77,3 +76,10 @@ def test_further_columns_are_held_or_taken_in():
 def test_every_declared_type_has_a_word():
     assert {declared_type(dtype) for dtype in POLARS_TYPES.values()} == set(POLARS_TYPES)
     assert declared_type(pl.Binary()) is None
+
+
+def test_a_column_that_became_wider_is_taken_in_or_stops_as_the_policy_says():
+    wider = CONTRACT | {"count": pl.Int64()}
+    assert fit(EVOLVE, wider).schema == wider
+    with pytest.raises(SchemaError, match="column count is Int64, declared int32"):
+        fit(SPEC, wider)
