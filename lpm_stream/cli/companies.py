@@ -1,5 +1,6 @@
 """companies: who is served."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -30,8 +31,8 @@ def add(
     console.print(Text(f"company {company!r} is registered"))
     if cursor is not None:
         err.print(
-            f"its changes up to version {cursor.version} are published already and are not delivered to it",
-            highlight=False,
+            Text(f"for what came up to version {cursor.version}: lpm-stream backfill {shlex.quote(company)}"),
+            soft_wrap=True,
         )
 
 

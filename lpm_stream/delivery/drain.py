@@ -185,6 +185,8 @@ class _Drain:
         if company not in self._lanes:
             if company in self._parked:  # its own reader comes to it
                 state = self._parked[company]
+                if state.partition < 0:  # it was not known where its messages are
+                    state = replace(state, partition=one.partition, sequence_number=one.sequence_number)
                 self._set_parked(company, replace(state, waiting=state.waiting + one.message.rows))
                 return
             if not self._worker.is_registered(company):

@@ -53,7 +53,11 @@ class Worker:
             LpmStreamError: as `apply` does.
         """
         with self._pool.borrow((company, self._urls[company])) as database:
-            applied = self._apply(database, received, applied_before)
+            try:
+                applied = self._apply(database, received, applied_before)
+            except HeldError:
+                self._released(company, database)
+                applied = self._apply(database, received, applied_before)
         return Outcome(applied, received[-1].sequence_number, applied.watermark)
 
     def recover(self, state: Parked, applied_before: int) -> Outcome:

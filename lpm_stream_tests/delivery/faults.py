@@ -11,7 +11,9 @@ import pytest
 
 from lpm_stream.control.store import ControlStore
 from lpm_stream.delivery.sqlite import SqliteDatabase, SqliteTransaction
-from lpm_stream.hub.message import Hub, Message, Received
+from lpm_stream.errors import HubGapError
+from lpm_stream.hub.local import LocalHub
+from lpm_stream.hub.message import Message, Received
 
 
 class Crash(BaseException):
@@ -44,7 +46,7 @@ class Bomb:
 class BadHub:
     """A hub that mixes up the chunks of a version, and may crash when it has stored some of what it was given."""
 
-    def __init__(self, hub: Hub, bomb: Bomb, chance: random.Random) -> None:
+    def __init__(self, hub: LocalHub, bomb: Bomb, chance: random.Random) -> None:
         self.max_body_bytes = hub.max_body_bytes
         self._hub = hub
         self._bomb = bomb
@@ -79,6 +81,24 @@ class BadHub:
     def end(self, partition: int) -> int:
         return self._hub.end(partition)
 
+    def everything(self, partition: int) -> list[Received]:
+        """All messages that are not damaged."""
+        found: list[Received] = []
+        after = 0
+        while after < self.end(partition):
+            try:
+                found += self._hub.receive(partition, after, 1_000_000)
+                after = found[-1].sequence_number
+            except HubGapError as gap:
+                after = gap.resume_after
+        return found
+
+    def damage(self, one: Received) -> None:
+        """Makes a message one that cannot be read any more."""
+        with self._hub._connection(one.partition) as connection, connection:
+            damaged = "UPDATE messages SET checksum = checksum + 1 WHERE sequence_number = ?"
+            connection.execute(damaged, (one.sequence_number,))
+
     def close(self) -> None:
         self._hub.close()
 
@@ -87,7 +107,7 @@ def put_steps_between(bomb: Bomb, patch: pytest.MonkeyPatch) -> None:
     """Makes everything durable a step: what is before it, before its commit, and after it."""
     _around_transactions(bomb, patch, ControlStore, "write")
     _around_transactions(bomb, patch, SqliteDatabase, "transaction")
-    for name in ("watermark", "merge", "store"):
+    for name in ("watermark", "merge", "store", "sweep", "create_replacement", "fill_replacement", "swap"):
         patch.setattr(SqliteTransaction, name, _after(bomb, getattr(SqliteTransaction, name)))
 
 
