@@ -27,8 +27,11 @@ _LIMITS: Mapping[str, str] = MappingProxyType(
 _MAINTENANCE = "postgres"  # a database that every server has
 
 
-def parameters(url: sa.URL) -> dict[str, str]:
-    """The connection parameters of libpq that a URL stands for; what its query says wins over our limits."""
+def connection_string(url: sa.URL) -> str:
+    """What libpq takes, password included: not to be shown. What the URL's query says wins over our limits.
+
+    Not a URL: SQLAlchemy writes a space as `+`, which libpq takes for a plus sign.
+    """
     named = {
         "host": url.host,
         "port": url.port,
@@ -38,19 +41,7 @@ def parameters(url: sa.URL) -> dict[str, str]:
     }
     given = {name: str(value) for name, value in named.items() if value is not None}
     query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
-    return {**_LIMITS, **given, **query}
-
-
-def connection_string(url: sa.URL) -> str:
-    """The same as one text, password included: not to be shown.
-
-    Not as a URL: SQLAlchemy writes a space as `+`, which libpq takes for a plus sign.
-    """
-    pairs = parameters(url).items()
-    return " ".join(
-        f"{name}='{value.replace(chr(92), chr(92) * 2).replace(chr(39), chr(92) + chr(39))}'"
-        for name, value in pairs
-    )
+    return " ".join(f"{name}='{_escaped(value)}'" for name, value in {**_LIMITS, **query, **given}.items())
 
 
 def shown(url: sa.URL) -> str:
@@ -64,7 +55,7 @@ def require_name(url: sa.URL) -> str:
     Raises:
         LpmStreamError: if it has none, or one that PostgreSQL would cut off.
     """
-    name = parameters(url).get("dbname", "")
+    name = url.database
     if not name:
         raise LpmStreamError(f"{shown(url)} names no database; use postgresql://USER@HOST/DATABASE")
     if len(name.encode()) > LONGEST_NAME:
@@ -83,7 +74,7 @@ def exists(url: sa.URL) -> bool | None:
     import psycopg  # noqa: PLC0415 - seldom needed
 
     try:
-        with psycopg.connect(**_maintenance(url), autocommit=True) as connection:
+        with psycopg.connect(_maintenance(url), autocommit=True) as connection:
             query = "SELECT 1 FROM pg_database WHERE datname = %s"
             return connection.execute(query, (require_name(url),)).fetchone() is not None
     except psycopg.Error:
@@ -102,7 +93,7 @@ def create(url: sa.URL) -> None:
     statement = sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0").format(
         sql.Identifier(require_name(url))
     )
-    with psycopg.connect(**_maintenance(url), autocommit=True) as connection:
+    with psycopg.connect(_maintenance(url), autocommit=True) as connection:
         try:
             connection.execute(statement)
         except (errors.DuplicateDatabase, errors.UniqueViolation):
@@ -124,6 +115,10 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(map(quoted, names))
 
 
-def _maintenance(url: sa.URL) -> dict[str, str]:
+def _maintenance(url: sa.URL) -> str:
     """How to reach the server without the URL's database, which may not exist."""
-    return {**parameters(url), "dbname": _MAINTENANCE}
+    return connection_string(url.set(database=_MAINTENANCE))
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")

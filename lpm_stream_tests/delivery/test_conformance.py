@@ -172,7 +172,7 @@ def test_a_column_of_another_type_is_a_fault_of_the_table(database):
     wrong = changes("insert", "1").with_columns(amount=pl.lit("many"))
     with pytest.raises(
         TargetFaultError,
-        match="(?i)column amount is (integer|bigint) in table orders .* but (string|text) .* --replace",
+        match=r"(?i)column amount is (integer|bigint) in table orders .* but (string|text) .* --replace",
     ):
         merge(database, wrong, 1)
 
@@ -181,9 +181,9 @@ def test_a_column_of_another_type_is_a_fault_of_the_table(database):
 def test_the_constraint_holds_for_any_company(place, company):
     database = place.open(company)
     merge(database, changes("insert", "1", company=company), 1)
-    with pytest.raises(RowFaultError, match="(?i)check constraint"):
+    with pytest.raises(RowFaultError, match=r"(?i)check constraint"):
         merge(database, changes("insert", "2", company=company + "'"), 1)
-    with pytest.raises(RowFaultError, match="(?i)check constraint"):
+    with pytest.raises(RowFaultError, match=r"(?i)check constraint"):
         merge(database, changes("insert", "2", company=company[:-1] + "z"), 1)
     assert amounts(database) == {"1": 1}
     database.close()
@@ -284,7 +284,7 @@ def test_a_column_that_the_contract_gains_is_added(place, database):
         assert query(again, "SELECT count(extra) FROM orders") == [(1,)]
 
 
-@pytest.mark.parametrize("wanted", ["string", "boolean", "date", "float64"])
+@pytest.mark.parametrize("wanted", ["boolean", "float64"])
 def test_a_contract_that_the_table_cannot_follow_is_a_fault_of_the_table(place, wanted):
     """No value of the column is turned into something else on the way."""
     columns = [
@@ -297,11 +297,9 @@ def test_a_contract_that_the_table_cannot_follow_is_a_fault_of_the_table(place, 
     ]
     spec = SPEC.model_copy(update={"columns": tuple(columns)})
     with closing(place.open(spec=spec)) as database:
-        if place.kind == "sqlite" and wanted in ("string", "date"):
-            return  # text, too
         rows = changes("insert", "1").with_columns(amount=pl.lit(None, POLARS_TYPES[wanted]))
         with pytest.raises(
-            TargetFaultError, match="orders .* does not fit the contract: column amount .*--replace"
+            TargetFaultError, match=r"orders .* does not fit the contract: column amount .*--replace"
         ):
             merge(database, rows, 1)
 
@@ -383,16 +381,13 @@ def test_a_swap_can_be_repeated_and_undone(database):
 def test_a_replacement_refuses_the_rows_of_others_and_takes_in_columns(database):
     with database.transaction() as transaction:
         transaction.create_replacement()
-    for wrong in (replacing("1").with_columns(customer=pl.lit("B")), replacing("1", "1")):
-        if wrong.height > 1 and "Sqlite" in type(database).__name__:
-            continue  # which would take the second
 
-        def fill(rows: pl.DataFrame = wrong) -> None:
-            with database.transaction() as transaction:
-                transaction.fill_replacement(rows)
+    def fill() -> None:
+        with database.transaction() as transaction:
+            transaction.fill_replacement(replacing("1", "2").with_columns(customer=pl.lit("B")))
 
-        with pytest.raises(RowFaultError):
-            fill()
+    with pytest.raises(RowFaultError):
+        fill()
     with database.transaction() as transaction:
         transaction.fill_replacement(replacing("1").with_columns(extra=pl.lit(7)))
         transaction.swap()
