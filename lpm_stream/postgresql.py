@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import sqlalchemy as sa
 
-from lpm_stream.errors import LpmStreamError
+from lpm_stream.errors import TargetFaultError
 
 DRIVER_MISSING = "PostgreSQL needs its drivers, which are not installed: pip install 'lpm-stream[postgresql]'"
 
@@ -53,13 +53,13 @@ def require_name(url: sa.URL) -> str:
     """The name of the URL's database.
 
     Raises:
-        LpmStreamError: if it has none, or one that PostgreSQL would cut off.
+        TargetFaultError: if it has none, or one that PostgreSQL would cut off.
     """
     name = url.database
     if not name:
-        raise LpmStreamError(f"{shown(url)} names no database; use postgresql://USER@HOST/DATABASE")
+        raise TargetFaultError(f"{shown(url)} names no database; use postgresql://USER@HOST/DATABASE")
     if len(name.encode()) > LONGEST_NAME:
-        raise LpmStreamError(
+        raise TargetFaultError(
             f"{shown(url)}: a database's name has at most {LONGEST_NAME} bytes; shorten what surrounds "
             f"{{company}} in LPM_STREAM_DATABASE_TEMPLATE"
         )
