@@ -138,7 +138,7 @@ def _begin_postgresql(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         return
     # One writes at a time, as in SQLite: what a transaction has read stays true until its end.
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_BUSY_SECONDS}s'")
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(_BUSY_SECONDS * 1000)}")
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('lpm_stream control store'))")
 
 
@@ -173,4 +173,4 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         where = engine.url.render_as_string(hide_password=True)
-        raise LpmStreamError(f"control store {where}: {error.orig}") from error
+        raise LpmStreamError(f"control store {where}: {' '.join(str(error.orig).split())}") from error
