@@ -14,6 +14,7 @@ from deltalake import DeltaTable
 
 from bench.measure import Measure
 from lpm_stream.control import ledger, registry
+from lpm_stream.delivery.database import open_database
 from lpm_stream.delivery.postgresql_tables import PostgresqlTables
 from lpm_stream.feed.load import load_feeds
 from lpm_stream.feed.schema import COMMIT_VERSION, contract_schema
@@ -41,6 +42,9 @@ def measure(home: Path) -> list[Measure]:
         with open_stream(settings, spec) as stream:
             for company in companies:
                 registry.register(stream.store, company)
+                open_database(
+                    spec, company, settings.database_url(company)
+                ).close()  # as the raw ones: made before
             rows = _upserts(spec, table)
             before = _raw_rate(spec, rows, server.set(database="before"), settings.slots)
             rate = _delivered_rate(stream)

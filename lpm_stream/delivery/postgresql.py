@@ -27,6 +27,7 @@ _SESSION = (
     "SET statement_timeout = '10min'",
     "SET idle_in_transaction_session_timeout = '10min'",
     "SET TimeZone = 'UTC'",
+    "SET temp_buffers = '32MB'",  # so that a batch's temporary table stays in memory
     "SET standard_conforming_strings = on",
     "SET client_min_messages = error",
 )
