@@ -47,7 +47,7 @@ class Transaction(Protocol):
         """Adds rows to the replacement, which readers do not see yet.
 
         Args:
-            rows: contract columns and `_commit_version`; no key twice, here or in earlier calls.
+            rows: contract columns and `_commit_version`; no key twice. One of an earlier call is replaced.
 
         Raises:
             RowFaultError: as `merge` does.

@@ -168,7 +168,7 @@ class PostgresqlTransaction:
         deletes = changes[CHANGE_TYPE] == DELETE
         upserts = changes.filter(~deletes) if deletes.any() else changes
         columns = [name for name in changes.columns if name != CHANGE_TYPE]
-        self._land(UPSERTS, upserts.select(columns), self._tables.upsert(columns))
+        self._land(UPSERTS, upserts.select(columns), self._tables.upsert(self._tables.name, columns))
         self._land(DELETES, changes.filter(deletes).select(self._tables.identity), self._tables.delete)
 
     def sweep(self, version: int) -> None:
@@ -184,9 +184,7 @@ class PostgresqlTransaction:
         """Adds rows to it."""
         name = self._tables.replacement_name
         rows = fitted(rows, self, name)
-        if rows.height:
-            with self._row_faults():
-                self._cursor.adbc_ingest(name, rows.to_arrow(), mode="append")
+        self._land(UPSERTS, rows, self._tables.upsert(name, rows.columns))
 
     def swap(self) -> None:
         """Puts it into the place of the company's table."""

@@ -154,12 +154,12 @@ class PostgresqlTables:
             f"CREATE TEMPORARY TABLE {quoted(stage)} ({typed}) ON COMMIT DELETE ROWS",
         ]
 
-    def upsert(self, columns: Sequence[str]) -> str:
+    def upsert(self, table: str, columns: Sequence[str]) -> str:
         """Puts the rows of `UPSERTS` into place, each unless the stored row is newer."""
         changed = [quoted(name) for name in columns if name not in self._spec.primary_key]
         version = quoted(COMMIT_VERSION)
         return (
-            f"INSERT INTO {quoted(self.name)} AS stored ({listed(columns)}) "
+            f"INSERT INTO {quoted(table)} AS stored ({listed(columns)}) "
             f"SELECT {listed(columns)} FROM pg_temp.{quoted(UPSERTS)} "
             f"ON CONFLICT ({listed(self._spec.primary_key)}) DO UPDATE SET "
             f"{', '.join(f'{name} = excluded.{name}' for name in changed)} "

@@ -342,6 +342,7 @@ def test_a_replacement_is_seen_when_it_is_swapped_in(place, database):
         with database.transaction() as transaction:
             if parts == ["2"]:
                 transaction.create_replacement()  # in place of what was left over
+            transaction.fill_replacement(replacing(*parts).with_columns(amount=pl.lit(0, pl.Int64)))
             transaction.fill_replacement(replacing(*parts))
             transaction.fill_replacement(replacing())
     with closing(place.open()) as reader:
