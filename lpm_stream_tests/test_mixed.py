@@ -1,7 +1,7 @@
 """Companies in databases of different kinds, side by side, with the control store in PostgreSQL."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import polars as pl
@@ -10,8 +10,11 @@ from deltalake import DeltaTable
 
 from lpm_stream.audit.run import audit
 from lpm_stream.control import parking, registry
+from lpm_stream.delivery.backfill import backfill
+from lpm_stream.delivery.database import open_database
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.delivery.databases import run
 from lpm_stream_tests.example import SPEC, append, create_table, deliver, orders, publish
 from lpm_stream_tests.postgresql import Server
 
@@ -32,7 +35,7 @@ def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql_server: S
             registry.register(opened.store, "B")
             registry.register(opened.store, "C", "postgresql://me:hush@127.0.0.1:1/c")
             yield opened
-        postgresql_server.run(f'DROP DATABASE "{template}_B" WITH (FORCE)')
+        postgresql_server.run(f'DROP DATABASE IF EXISTS "{template}_B" WITH (FORCE)')
 
 
 def test_each_company_gets_what_is_its_own_and_one_that_is_down_stops_nobody(
@@ -55,3 +58,25 @@ def test_each_company_gets_what_is_its_own_and_one_that_is_down_stops_nobody(
     assert "refused" in state.reason
     assert "hush" not in state.reason
     assert "hush" not in str(report)
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize("company", ["A", "B"])
+def test_a_company_is_loaded_from_the_table_whatever_its_database(
+    stream: Stream, tmp_path: Path, company: str, rebuild: bool
+) -> None:
+    keys = [f"{name}{number}" for name in "AB" for number in range(30)]
+    append(stream.table, orders(keys, [key[0] for key in keys]))
+    publish(stream)
+    deliver(stream)
+    url = registry.database_urls(stream.store, stream.settings)[company]
+    with closing(open_database(SPEC, company, url)) as database:
+        run(database, "DELETE FROM orders WHERE id LIKE '%7'")
+        run(database, "UPDATE orders SET amount = 666")
+    done = backfill(stream, company, rebuild=rebuild, go_on=lambda: True, tell=lambda _rows, _total: None)
+    assert (done.rows, done.refused, done.replaced) == (30, 0, rebuild)
+    append(stream.table, orders(["new"], company))
+    publish(stream)
+    deliver(stream)
+    report = audit(SPEC, stream.table, {company: url}, scratch=tmp_path / "scratch")
+    assert [(one.clean, one.counts.rows_in_database) for one in report.companies] == [(True, 31)]
