@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lpm_stream.errors import LpmStreamError
 
-_PLAIN_FILE_NAME = re.compile(r"[A-Z0-9_-]{1,64}")
+_PLAIN_FILE_NAME = re.compile(r"[A-Z0-9_-]{1,57}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -24,9 +24,13 @@ class Settings(BaseSettings):
     hub_url: str = Field("", description="the hub; default local:HOME/hub")
     hub_partitions: int = Field(4, ge=1, le=32, description="partitions of a local hub when it is created")
     hub_retention_hours: float = Field(72, gt=0, description="how long the local hub keeps messages")
-    control_url: str = Field("", description="SQLAlchemy URL of the control store; default sqlite in HOME")
+    control_url: str = Field(
+        "", description="SQLAlchemy URL of the control store, SQLite or PostgreSQL; default sqlite in HOME"
+    )
     database_template: str = Field(
-        "", description="URL of a company's database, with {company}; default a SQLite file in HOME/companies"
+        "",
+        description="URL of a company's database, with {company}; default a SQLite file in HOME/companies. "
+        "postgresql://USER@HOST/lpm_{company} is a database for each company, made if the role may do so",
     )
     slots: int = Field(4, ge=1, description="company databases written at the same time")
     poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
@@ -58,7 +62,9 @@ class Settings(BaseSettings):
 
 
 def safe_file_name(company: str) -> str:
-    """A file name for a company id: any text in, at most 64 of `[A-Za-z0-9_~-]` out, never two ids alike.
+    """A file name for a company id: any text in, at most 57 of `[A-Za-z0-9_~-]` out, never two ids alike.
+
+    That leaves room for a prefix where the name is that of a PostgreSQL database, which has at most 63.
 
     Ids that are plain already stay readable. All others, and those that a file system which ignores case
     could confuse, get a digest.

@@ -9,6 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from lpm_stream.control.registry import register
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests import postgresql
 from lpm_stream_tests.example import SPEC, create_table
 
 # No deadlines: real files take as long as they take. What fails can be repeated from what is printed.
@@ -31,3 +32,17 @@ def stream(settings: Settings) -> Iterator[Stream]:
         register(opened.store, "A")
         register(opened.store, "B")
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """A PostgreSQL server."""
+    with postgresql.running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: postgresql.Server) -> Iterator[str]:
+    """The URL of a PostgreSQL database that does not exist yet."""
+    with postgresql_server.name() as name:
+        yield postgresql_server.url(name).render_as_string()

@@ -11,14 +11,14 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from lpm_stream.audit import sqlite
+from lpm_stream.audit import postgresql, sqlite
 from lpm_stream.audit.buckets import HASH
 from lpm_stream.audit.canonical import DATABASE, ODD, from_database, target_schema
 from lpm_stream.audit.report import KeyPart
 from lpm_stream.audit.scratch import one_line
 from lpm_stream.audit.sql import key_hash, quoted, streamed
 from lpm_stream.errors import TargetFaultError
-from lpm_stream.feed.spec import ColumnType, FeedSpec
+from lpm_stream.feed.spec import Column, ColumnType, FeedSpec
 
 _STREAM = "database_stream"
 _ROWS_AT_ONCE = 4_000  # more were slower
@@ -32,17 +32,26 @@ class Dialect:
     Attributes:
         open: makes an engine that can only read; raises TargetFaultError if the URL names no database.
         begin: the statement that begins a snapshot.
+        selected: how a column is selected.
+        is_part: whether a column of the key is a value in canonical form.
         array: a column's values as they came from the driver, in canonical form, and the places of those that are
             not of the contract's type, which become NULL.
     """
 
     open: Callable[[sa.URL], sa.Engine]
     begin: str
+    selected: Callable[[Column], sa.ColumnElement[Any]]
+    is_part: Callable[[Column, KeyPart], sa.ColumnElement[bool]]
     array: Callable[[ColumnType, Sequence[Any]], tuple[pa.Array, Sequence[int]]]
 
 
 _DIALECTS: Mapping[str, Dialect] = MappingProxyType(
-    {"sqlite": Dialect(sqlite.open_read_only, sqlite.BEGIN, sqlite.array)},
+    {
+        "sqlite": Dialect(sqlite.open_read_only, sqlite.BEGIN, sqlite.selected, sqlite.is_part, sqlite.array),
+        "postgresql": Dialect(
+            postgresql.open_read_only, postgresql.BEGIN, postgresql.selected, postgresql.is_part, postgresql.array
+        ),
+    },
 )
 
 
@@ -74,7 +83,7 @@ def database_rows(
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            for statement in _statements(spec, keys):
+            for statement in _statements(dialect, spec, keys):
                 yield from _read(connection, dialect, spec, company, statement)
         except DBAPIError as error:
             failures.append(error)
@@ -105,7 +114,8 @@ def _snapshot(url: str) -> Iterator[tuple[sa.Connection, Dialect]]:
     dialect = _DIALECTS.get(parsed.get_backend_name())
     if dialect is None:
         raise TargetFaultError(
-            f"databases of kind {parsed.get_backend_name()!r} cannot be audited; use sqlite:///PATH"
+            f"databases of kind {parsed.get_backend_name()!r} cannot be audited; use sqlite:///PATH or "
+            f"postgresql://USER@HOST/DATABASE"
         )
     engine = dialect.open(parsed)
     try:
@@ -114,7 +124,7 @@ def _snapshot(url: str) -> Iterator[tuple[sa.Connection, Dialect]]:
             yield connection, dialect
     except DBAPIError as error:
         raise TargetFaultError(
-            f"database {parsed.render_as_string()} cannot be read: {one_line(error.orig or error)}"
+            f"database {parsed.set(query={}).render_as_string()} cannot be read: {one_line(error.orig or error)}"
         ) from error
     finally:
         engine.dispose()
@@ -127,17 +137,17 @@ def _require_columns(connection: sa.Connection, spec: FeedSpec) -> None:
         raise TargetFaultError(f"its table {spec.name} lacks the contract's columns {', '.join(lacking)}")
 
 
-def _statements(spec: FeedSpec, keys: Sequence[tuple[KeyPart, ...]] | None) -> Iterator[sa.Select[Any]]:
-    table = sa.table(spec.name, *(sa.column(name) for name in spec.column_names))
+def _statements(
+    dialect: Dialect, spec: FeedSpec, keys: Sequence[tuple[KeyPart, ...]] | None
+) -> Iterator[sa.Select[Any]]:
+    everything = sa.select(*map(dialect.selected, spec.columns)).select_from(sa.table(spec.name))
     if keys is None:
-        yield sa.select(table)
+        yield everything
         return
+    columns = [spec.column(name) for name in spec.primary_key]
     for start in range(0, len(keys), _KEYS_AT_ONCE):
-        wanted = (
-            sa.and_(*(table.c[name] == part for name, part in zip(spec.primary_key, key, strict=True)))
-            for key in keys[start : start + _KEYS_AT_ONCE]
-        )
-        yield sa.select(table).where(sa.or_(*wanted))
+        wanted = (sa.and_(*map(dialect.is_part, columns, key)) for key in keys[start : start + _KEYS_AT_ONCE])
+        yield everything.where(sa.or_(*wanted))
 
 
 def _read(

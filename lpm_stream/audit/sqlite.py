@@ -15,8 +15,9 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from lpm_stream.audit.canonical import ARROW_TYPES
+from lpm_stream.audit.report import KeyPart
 from lpm_stream.errors import NoDatabaseError, TargetFaultError
-from lpm_stream.feed.spec import ColumnType
+from lpm_stream.feed.spec import Column, ColumnType
 
 BEGIN = "BEGIN"  # the first read then fixes what the transaction sees
 
@@ -61,6 +62,16 @@ def open_read_only(url: sa.URL) -> sa.Engine:
         return connection
 
     return sa.create_engine("sqlite://", creator=connect, poolclass=sa.NullPool, hide_parameters=True)
+
+
+def selected(column: Column) -> sa.ColumnElement[Any]:
+    """A column as it is: in canonical form, if it was delivered."""
+    return sa.column(column.name)
+
+
+def is_part(column: Column, part: KeyPart) -> sa.ColumnElement[bool]:
+    """Whether a column of the key is a value in canonical form."""
+    return selected(column) == part
 
 
 def array(kind: ColumnType, values: Sequence[Any]) -> tuple[pa.Array, Sequence[int]]:

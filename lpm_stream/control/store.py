@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lpm_stream.errors import LpmStreamError
+from lpm_stream import postgresql
+from lpm_stream.errors import LpmStreamError, TargetFaultError
 from lpm_stream.wal import use_wal
 
 HEAD = "0002"
@@ -106,10 +107,42 @@ def among(query: sa.Select[Any], keys: Sequence[Mapping[str, Any]]) -> sa.Select
 def _engine(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            return _postgresql_engine(parsed)
         if parsed.get_backend_name() != "sqlite":
             return sa.create_engine(parsed, pool_pre_ping=True)
-    except (sa.exc.ArgumentError, ValueError, ImportError) as error:
+    except (sa.exc.ArgumentError, ValueError, ImportError, TargetFaultError) as error:
         raise LpmStreamError(f"LPM_STREAM_CONTROL_URL: {error}; give a SQLAlchemy URL") from error
+    return _sqlite_engine(parsed)
+
+
+def _postgresql_engine(url: sa.URL) -> sa.Engine:
+    postgresql.require_name(url)
+    try:
+        import psycopg  # noqa: PLC0415 - only where it is needed is it installed
+    except ImportError as error:
+        raise LpmStreamError(postgresql.DRIVER_MISSING) from error
+
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(postgresql.connection_string(url))
+
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg", query={}), creator=connect, pool_pre_ping=True
+    )
+    sa.event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def _begin_postgresql(connection: sa.Connection) -> None:
+    if connection.get_execution_options().get(_READS, False):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return
+    # One writes at a time, as in SQLite: what a transaction has read stays true until its end.
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(_BUSY_SECONDS * 1000)}")
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('lpm_stream control store'))")
+
+
+def _sqlite_engine(parsed: sa.URL) -> sa.Engine:
     if parsed.database and parsed.database != ":memory:":
         try:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -140,4 +173,4 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         where = engine.url.render_as_string(hide_password=True)
-        raise LpmStreamError(f"control store {where}: {error.orig}") from error
+        raise LpmStreamError(f"control store {where}: {' '.join(str(error.orig).split())}") from error

@@ -9,7 +9,6 @@ from lpm_stream.feed.spec import LONGEST_COMPANY_ID
 
 metadata = sa.MetaData()
 
-_ID = sa.Unicode(LONGEST_COMPANY_ID)
 _NAME = sa.String(63)
 
 
@@ -27,6 +26,23 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         """From storage."""
         return None if value is None else value.replace(tzinfo=UTC)
 
+
+class CompanyId(sa.types.TypeDecorator[str]):
+    """A company's id as far as it can be one.
+
+    The rows of a source may name companies that nobody can register, and they are stored here all the same: not
+    every database has room for such an id, or for a NUL in it.
+    """
+
+    impl = sa.Unicode(LONGEST_COMPANY_ID)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        """To storage."""
+        return None if value is None else value[:LONGEST_COMPANY_ID].replace("\0", "\ufffd")
+
+
+_ID = CompanyId()
 
 companies = sa.Table(
     "companies",

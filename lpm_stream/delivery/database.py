@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.postgresql import DRIVER_MISSING
 
 
 class Transaction(Protocol):
@@ -46,7 +47,7 @@ class Transaction(Protocol):
         """Adds rows to the replacement, which readers do not see yet.
 
         Args:
-            rows: contract columns and `_commit_version`; no key twice, here or in earlier calls.
+            rows: contract columns and `_commit_version`; no key twice. One of an earlier call is replaced.
 
         Raises:
             RowFaultError: as `merge` does.
@@ -93,7 +94,7 @@ def open_database(spec: FeedSpec, company: str, url: str) -> CompanyDatabase:
 
     Raises:
         TargetFaultError: if it cannot be reached, or is another company's.
-        LpmStreamError: if it is of a kind that is not supported.
+        LpmStreamError: if it is of a kind that is not supported, or its driver is not installed.
     """
     try:
         parsed = sa.make_url(url)
@@ -105,4 +106,13 @@ def open_database(spec: FeedSpec, company: str, url: str) -> CompanyDatabase:
         from lpm_stream.delivery.sqlite import SqliteDatabase  # noqa: PLC0415 - each kind loads its own driver
 
         return SqliteDatabase(spec, company, parsed.database or "")
-    raise LpmStreamError(f"databases of kind {parsed.get_backend_name()!r} are not supported; use sqlite:///PATH")
+    if parsed.get_backend_name() == "postgresql":
+        try:
+            from lpm_stream.delivery.postgresql import PostgresqlDatabase  # noqa: PLC0415
+        except ImportError as error:
+            raise LpmStreamError(DRIVER_MISSING) from error
+        return PostgresqlDatabase(spec, company, parsed)
+    raise LpmStreamError(
+        f"databases of kind {parsed.get_backend_name()!r} are not supported; use sqlite:///PATH or "
+        f"postgresql://USER@HOST/DATABASE"
+    )

@@ -85,7 +85,7 @@ def test_database_that_cannot_be_read(world: World, spoil: Callable[[str], None]
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("postgresql://lpm:secret@db.example/a", "databases of kind 'postgresql' cannot be audited"),
+        ("oracle://lpm:secret@db.example/a", "databases of kind 'oracle' cannot be audited"),
         ("no url: secret", "not a SQLAlchemy URL"),
         ("sqlite://", "is not a file"),
     ],

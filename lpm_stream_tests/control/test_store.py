@@ -84,7 +84,8 @@ def test_a_locked_store_is_an_error(tmp_path, monkeypatch):
         assert registry.register(store, "A")
 
 
-def test_a_full_store_is_an_error_and_keeps_what_it_has(store):
+def test_a_full_store_is_an_error_and_keeps_what_it_has(tmp_path):
+    store = ControlStore(f"sqlite:///{tmp_path}/control.db")
     registry.register(store, "A")
 
     def limit(dbapi_connection: sqlite3.Connection, _record: object) -> None:
@@ -100,6 +101,7 @@ def test_a_full_store_is_an_error_and_keeps_what_it_has(store):
     with pytest.raises(LpmStreamError, match="full"):
         fill()
     assert "A" in registry.registered(store)
+    store.close()
 
 
 def test_a_file_of_garbage_is_an_error(tmp_path):
@@ -114,7 +116,35 @@ def test_a_store_below_a_file_is_an_error(tmp_path):
         ControlStore(f"sqlite:///{tmp_path}/file/below/c.db")
 
 
-@pytest.mark.parametrize("url", ["nonsense", "", "nonsense://x/y", "sqlite://user@host:port/"])
+def test_a_postgresql_store_that_another_writes_to_is_an_error(postgresql_server, monkeypatch):
+    monkeypatch.setattr("lpm_stream.control.store._BUSY_SECONDS", 0.05)
+    with postgresql_server.name() as name:
+        postgresql_server.run(f"CREATE DATABASE {name}")
+        with closing(ControlStore(postgresql_server.url(name).render_as_string())) as store:
+            with store.write(), pytest.raises(LpmStreamError, match="lock timeout"):
+                registry.register(store, "A")
+            assert registry.register(store, "A")
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:hush@127.0.0.1:1/d", "postgresql://me@127.0.0.1:1/d?password=hush"]
+)
+def test_a_postgresql_store_that_is_down_is_an_error_and_the_password_is_not_shown(url):
+    with pytest.raises(LpmStreamError, match=r"control store postgresql.*127\.0\.0\.1.*refused") as caught:
+        ControlStore(url)
+    assert "hush" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_the_driver_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(LpmStreamError, match=r"pip install 'lpm-stream\[postgresql\]'"):
+        ControlStore("postgresql://host/db")
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "", "postgresql://host", "nonsense://x/y", "sqlite://user@host:port/"]
+)
 def test_a_url_that_is_none_is_an_error(url):
     with pytest.raises(LpmStreamError, match="LPM_STREAM_CONTROL_URL"):
         ControlStore(url)

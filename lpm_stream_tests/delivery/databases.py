@@ -7,9 +7,10 @@ from typing import Any
 import polars as pl
 
 from lpm_stream.delivery.database import CompanyDatabase
-from lpm_stream.delivery.sqlite import SqliteDatabase, SqliteTransaction
+from lpm_stream.delivery.postgresql import PostgresqlDatabase, PostgresqlTransaction
+from lpm_stream.delivery.sqlite import SqliteTransaction
 from lpm_stream.delivery.watermark import Watermark
-from lpm_stream.feed.schema import CHANGE_TYPE
+from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION
 from lpm_stream.hub.codec import AVRO, encode, to_wire
 from lpm_stream.hub.message import Message, Received
 from lpm_stream_tests.example import SPEC, orders
@@ -49,14 +50,14 @@ def received(*messages: Message, start: int = 1) -> Sequence[Received]:
 def query(database: CompanyDatabase, statement: str) -> list[tuple[Any, ...]]:
     """The rows of a query."""
     with database.transaction() as transaction:
-        assert isinstance(transaction, SqliteTransaction)
+        assert isinstance(transaction, SqliteTransaction | PostgresqlTransaction)
         return transaction.query(statement)
 
 
 def run(database: CompanyDatabase, statement: str) -> None:
     """Executes a statement, committed."""
     with database.transaction() as transaction:
-        assert isinstance(transaction, SqliteTransaction)
+        assert isinstance(transaction, SqliteTransaction | PostgresqlTransaction)
         transaction.run(statement)
 
 
@@ -71,8 +72,38 @@ def watermark(database: CompanyDatabase) -> Watermark:
         return transaction.watermark()
 
 
-def picky(database: SqliteDatabase, condition: str) -> None:
+def merge(database: CompanyDatabase, rows: pl.DataFrame, version: int) -> None:
+    """Merges changes of one version."""
+    with database.transaction() as transaction:
+        transaction.merge(rows.with_columns(pl.lit(version, pl.Int64).alias(COMMIT_VERSION)))
+
+
+def store(database: CompanyDatabase, value: Watermark) -> None:
+    """Stores a watermark."""
+    with database.transaction() as transaction:
+        transaction.store(value)
+
+
+def stored(database: CompanyDatabase, key: str = "1") -> dict[str, Any]:
+    """A row as the driver hands it out."""
+    names = [*SPEC.column_names, COMMIT_VERSION]
+    [row] = query(database, f"SELECT {', '.join(names)} FROM orders WHERE id = '{key}'")
+    return dict(zip(names, row, strict=True))
+
+
+def picky(database: CompanyDatabase, condition: str) -> None:
     """Makes the table refuse rows, as a customer's own trigger would."""
+    if isinstance(database, PostgresqlDatabase):
+        run(
+            database,
+            f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF {condition} THEN RAISE EXCEPTION 'not here'; END IF; RETURN NEW; END $$",
+        )
+        run(
+            database,
+            "CREATE TRIGGER picky BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        return
     for event in ("INSERT", "UPDATE"):
         run(
             database,

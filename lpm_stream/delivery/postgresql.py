@@ -1,0 +1,320 @@
+"""PostgreSQL as a company database: binary COPY from Arrow into a temporary table, and one statement from there.
+
+Everything happens in one transaction, which locks the watermark's row at its beginning: the right to write.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import polars as pl
+import sqlalchemy as sa
+from adbc_driver_manager import Error
+
+from lpm_stream import postgresql
+from lpm_stream.delivery.postgresql_schema import fit_to_contract, fitted
+from lpm_stream.delivery.postgresql_tables import DELETES, TYPES, UPSERTS, PostgresqlTables
+from lpm_stream.delivery.watermark import Watermark, pending_from_json
+from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
+from lpm_stream.feed.schema import CHANGE_TYPE, DELETE, declared_type
+from lpm_stream.feed.spec import FeedSpec
+
+# Nothing hangs for ever: neither in a lock, nor at work, nor with the right to write in hands that do nothing.
+_SESSION = (
+    "SET lock_timeout = '10s'",
+    "SET statement_timeout = '10min'",
+    "SET idle_in_transaction_session_timeout = '10min'",
+    "SET TimeZone = 'UTC'",
+    "SET temp_buffers = '32MB'",  # so that a batch's temporary table stays in memory
+    "SET standard_conforming_strings = on",
+    "SET client_min_messages = error",
+)
+
+# What a value can bring about: data exceptions, broken constraints and views' check options, values too large for
+# an index, and a trigger that raises. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_ROW_FAULTS = re.compile("22...|23...|44000|54000|P0001")
+
+_Stages = Mapping[str, Mapping[str, str]]  # temporary tables: name to columns, name to type
+
+
+class PostgresqlDatabase:
+    """A company's PostgreSQL database, or schema if its URL sets the `search_path`."""
+
+    def __init__(self, spec: FeedSpec, company: str, url: sa.URL) -> None:
+        self._spec = spec
+        self._company = company
+        self._place = postgresql.shown(url)
+        self._tables = PostgresqlTables(spec, company)
+        self._misfit: str | None = None
+        self._stages: _Stages = {}
+        with _faults(self._place):
+            self._connection = _connect(url)
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator["PostgresqlTransaction"]:
+        """One transaction; the watermark is locked at its beginning."""
+        with self._begun() as transaction:
+            transaction.take_right_to_write()
+            yield transaction
+
+    def close(self) -> None:
+        """Closes the connection."""
+        with suppress(Error):  # of one that is broken
+            self._connection.close()
+
+    @contextmanager
+    def _begun(self) -> Iterator["PostgresqlTransaction"]:
+        with _faults(self._place), self._connection.cursor() as cursor:
+            transaction = PostgresqlTransaction(
+                self._spec, self._tables, self._place, cursor, misfit=self._misfit, stages=self._stages
+            )
+            cursor.execute("BEGIN")
+            try:
+                yield transaction
+                transaction.require_whole()
+                cursor.execute("COMMIT")
+            except BaseException:
+                with suppress(Error):  # of a connection that is lost: the server rolls back by itself
+                    cursor.execute("ROLLBACK")
+                raise
+            self._stages = transaction.stages
+
+    def _prepare(self) -> None:
+        """Makes the tables in a new database; refuses one that is another company's or has lost its table."""
+        tables = self._tables
+        with self._begun() as transaction:
+            transaction.query(tables.begin_preparing)
+            [(encoding,)] = transaction.query("SELECT current_setting('server_encoding')")
+            if encoding != "UTF8":
+                raise TargetFaultError(f"database {self._place} is encoded in {encoding}: create it in UTF8")
+            if not transaction.exists(tables.watermark_name):
+                transaction.run(tables.create_watermarks)
+            owners = transaction.query(tables.select_companies)
+            if others := {owner for (owner,) in owners} - {self._company}:
+                raise TargetFaultError(
+                    f"database {self._place} belongs to company {min(others)!r}, not {self._company!r}: "
+                    f"correct the database of one of the two"
+                )
+            known = transaction.query(tables.lock_watermark)
+            if known and not transaction.exists(tables.name):
+                self._misfit = (
+                    f"database {self._place} has lost its table {self._spec.name}: restore it, or build it anew "
+                    f"with lpm-stream backfill COMPANY --replace"
+                )
+                return
+            if not known:
+                for statement in (*tables.create, tables.insert_watermark):
+                    transaction.run(statement)
+            problems = fit_to_contract(self._spec, transaction)
+            if problems:
+                self._misfit = (
+                    f"table {self._spec.name} in {self._place} does not fit the contract: {'; '.join(problems)}; "
+                    f"build it anew with lpm-stream backfill COMPANY --replace"
+                )
+
+
+class PostgresqlTransaction:
+    """One transaction of a company's PostgreSQL database.
+
+    Attributes:
+        place: the database, for people.
+        stages: the temporary tables that there will be if it is committed.
+    """
+
+    def __init__(
+        self,
+        spec: FeedSpec,
+        tables: PostgresqlTables,
+        place: str,
+        cursor: Any,
+        *,
+        misfit: str | None,
+        stages: _Stages,
+    ) -> None:
+        self._spec = spec
+        self._tables = tables
+        self._cursor = cursor
+        self._misfit = misfit
+        self._watermark: Watermark | None = None
+        self._filled: set[str] = set()
+        self.place = place
+        self.stages = dict(stages)
+        self._failed = False
+
+    def take_right_to_write(self) -> None:
+        """Waits for whoever else writes."""
+        for epoch, version, number, fence, changes, pending, hold in self.query(self._tables.lock_watermark):
+            parts = pending_from_json(pending)
+            self._watermark = Watermark(epoch, version, number, fence, changes, parts, hold)
+
+    def watermark(self) -> Watermark:
+        """What the database has applied."""
+        if self._watermark is None:
+            raise TargetFaultError(f"database {self.place} has lost its watermark; restore it")
+        return self._watermark
+
+    def merge(self, changes: pl.DataFrame) -> None:
+        """Applies changes under the row guard."""
+        if self._misfit:
+            raise TargetFaultError(self._misfit)
+        changes = fitted(changes, self, self._tables.name)
+        deletes = changes[CHANGE_TYPE] == DELETE
+        upserts = changes.filter(~deletes) if deletes.any() else changes
+        columns = [name for name in changes.columns if name != CHANGE_TYPE]
+        self._land(UPSERTS, upserts.select(columns), self._tables.upsert(self._tables.name, columns))
+        self._land(DELETES, changes.filter(deletes).select(self._tables.identity), self._tables.delete)
+
+    def sweep(self, version: int) -> None:
+        """Removes rows of earlier versions."""
+        self.query(self._tables.sweep, (version,))
+
+    def create_replacement(self) -> None:
+        """Makes an empty table beside the company's."""
+        for statement in self._tables.create_replacement:
+            self.run(statement)
+
+    def fill_replacement(self, rows: pl.DataFrame) -> None:
+        """Adds rows to it."""
+        name = self._tables.replacement_name
+        rows = fitted(rows, self, name)
+        self._land(UPSERTS, rows, self._tables.upsert(name, rows.columns))
+
+    def swap(self) -> None:
+        """Puts it into the place of the company's table."""
+        for statement in self._tables.swap:
+            self.run(statement)
+
+    def store(self, watermark: Watermark) -> None:
+        """Stores the watermark under the fence."""
+        values = (
+            watermark.epoch,
+            watermark.version,
+            watermark.sequence_number,
+            watermark.fence,
+            watermark.changes,
+            watermark.pending_json(),
+            watermark.hold,
+        )
+        if not self.query(self._tables.update_watermark, values):
+            raise LeaseLostError(f"another worker with a newer lease writes to {self.place}; this one stops")
+        self._watermark = watermark
+
+    def require_whole(self) -> None:
+        """Raises TargetFaultError if a statement has failed: COMMIT would roll back then, and not say so."""
+        if self._failed:
+            raise TargetFaultError(f"database {self.place}: a statement of the transaction had failed")
+
+    def exists(self, table: str) -> bool:
+        """Whether there is such a table."""
+        return bool(self.query(self._tables.exists(table))[0][0])
+
+    def run(self, statement: str) -> None:
+        """Executes a statement without a result."""
+        with self._noted():
+            self._cursor.execute(statement)
+
+    def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Executes a statement and returns its rows."""
+        with self._noted():
+            self._cursor.execute(statement, values or None)
+            return list(self._cursor.fetchall())
+
+    def _land(self, stage: str, rows: pl.DataFrame, statement: str) -> None:
+        """Copies rows into a temporary table, and has a statement take them from there."""
+        if rows.is_empty():
+            return
+        self._clear(stage, rows.schema)
+        with self._row_faults():
+            self._cursor.adbc_ingest(stage, rows.to_arrow(), mode="append", temporary=True)
+            self._cursor.execute(statement)
+
+    def _clear(self, stage: str, schema: Mapping[str, pl.DataType]) -> None:
+        """Makes sure that the temporary table is there, and empty.
+
+        It stays as long as the connection: one for each transaction would fill the system's catalogue.
+        """
+        columns = {name: TYPES[declared] for name, dtype in schema.items() if (declared := declared_type(dtype))}
+        if self.stages.get(stage) != columns:
+            for statement in self._tables.create_stage(stage, columns):
+                self.run(statement)
+            self.stages[stage] = columns
+        elif stage in self._filled:
+            self.run(f"TRUNCATE pg_temp.{postgresql.quoted(stage)}")
+        self._filled.add(stage)
+
+    @contextmanager
+    def _row_faults(self) -> Iterator[None]:
+        """What a value can bring about is the fault of a row."""
+        try:
+            with self._noted():
+                yield
+        except Error as error:
+            if _ROW_FAULTS.fullmatch(error.sqlstate or ""):
+                raise RowFaultError(_said(error)) from error
+            raise
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except Error:
+            self._failed = True
+            raise
+
+
+def _connect(url: sa.URL) -> Any:
+    """Connects, to a new database if there is none of that name."""
+    name = postgresql.require_name(url)
+    try:
+        connection = adbc.connect(postgresql.connection_string(url), autocommit=True)
+    except Error:
+        if postgresql.exists(url) is not False:
+            raise
+        _create(url, name)
+        connection = adbc.connect(postgresql.connection_string(url), autocommit=True)
+    try:
+        with connection.cursor() as cursor:
+            for statement in _SESSION:
+                cursor.execute(statement)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create(url: sa.URL, name: str) -> None:
+    import psycopg  # noqa: PLC0415 - seldom needed
+
+    try:
+        postgresql.create(url)
+    except psycopg.Error as error:
+        said = str(error).splitlines()[0]
+        raise TargetFaultError(
+            f"database {postgresql.shown(url)} does not exist and cannot be created ({said}): "
+            f"CREATE DATABASE {postgresql.quoted(name)} as a role that may"
+        ) from error
+
+
+@contextmanager
+def _faults(place: str) -> Iterator[None]:
+    """What the database as a whole refuses."""
+    try:
+        yield
+    except Error as error:
+        raise TargetFaultError(f"database {place}: {_said(error)}") from error
+
+
+def _said(error: Error) -> str:
+    """The server's own message, without the details beside it: those quote rows."""
+    for name, value in error.details or ():
+        if name == "PG_DIAG_MESSAGE_PRIMARY":
+            return value.decode(errors="replace")
+    found = re.search(r"(?:ERROR|FATAL):\s+(.*)", str(error))
+    return found[1] if found else str(error).splitlines()[0]

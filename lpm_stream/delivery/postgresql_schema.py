@@ -1,0 +1,126 @@
+"""Keeps a company's PostgreSQL tables in step with the contract and with what the source sends."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import polars as pl
+
+from lpm_stream.delivery.postgresql_tables import DECLARED, TYPES, PostgresqlTables, widens
+from lpm_stream.errors import TargetFaultError
+from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, POLARS_TYPES, declared_type
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.postgresql import LONGEST_NAME
+
+log = logging.getLogger(__name__)
+
+
+class Session(Protocol):
+    """What executes statements, all in one transaction; `place` names the database for people."""
+
+    place: str
+
+    def run(self, statement: str) -> None:
+        """Executes a statement without a result."""
+        ...
+
+    def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Executes a statement and returns its rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredColumn:
+    """A column as it is in the database.
+
+    Attributes:
+        type: as PostgreSQL spells it.
+        not_null: whether it refuses NULL.
+        needed: whether it refuses rows that say nothing about it.
+    """
+
+    type: str
+    not_null: bool
+    needed: bool
+
+
+def fit_to_contract(spec: FeedSpec, session: Session) -> list[str]:
+    """Brings the company's table to the contract where that is safe and quick to undo for nobody.
+
+    Columns that the contract has gained are added, and those that it widens or lets be NULL are altered.
+
+    Returns:
+        What else keeps the table from holding the contract's rows.
+    """
+    stored = _columns(session, spec.name)
+    problems = []
+    for column in spec.columns:
+        wanted = TYPES[column.type]
+        found = stored.pop(column.name, None)
+        if found is None and column.nullable:
+            session.run(PostgresqlTables.add_column(spec.name, column.name, wanted))
+        elif found is None:
+            problems.append(f"column {column.name} is missing, the contract says {wanted}")
+        elif found.type != wanted and not widens(found.type, wanted):
+            problems.append(f"column {column.name} is {found.type}, the contract says {wanted}")
+        elif found.type != wanted:
+            session.run(PostgresqlTables.change_type(spec.name, column.name, wanted))
+        if found and found.not_null and column.nullable:
+            session.run(PostgresqlTables.drop_not_null(spec.name, column.name))
+    stored.pop(COMMIT_VERSION, None)
+    problems += [f"column {name} is NOT NULL and not in the contract" for name in stored if stored[name].needed]
+    return problems
+
+
+def fitted(rows: pl.DataFrame, session: Session, table: str) -> pl.DataFrame:
+    """Rows with exactly the types of a table, to which columns are added that the source has gained.
+
+    The publisher has decided that they are to be delivered. One that is null throughout may come without a type:
+    it waits for its first value.
+
+    Raises:
+        TargetFaultError: if a column of the table cannot hold what arrives.
+    """
+    stored = _columns(session, table)
+    for name, dtype in rows.schema.items():
+        if name == CHANGE_TYPE:
+            continue
+        found = stored.get(name)
+        if dtype == pl.Null():
+            rows = rows.drop(name) if found is None else rows.with_columns(_as(name, found.type))
+            continue
+        wanted = _wanted(name, dtype)
+        if found is None:
+            session.run(PostgresqlTables.add_column(table, name, wanted))
+            log.info("%s: column %s added to table %s", session.place, name, table)
+        elif widens(found.type, wanted):
+            session.run(PostgresqlTables.change_type(table, name, wanted))
+            log.info("%s: column %s of table %s widened to %s", session.place, name, table, wanted)
+        elif widens(wanted, found.type):
+            rows = rows.with_columns(_as(name, found.type))
+        elif found.type != wanted:
+            raise TargetFaultError(
+                f"column {name} is {found.type} in table {table} of {session.place}, but {wanted} in the source "
+                f"now; build the table anew with lpm-stream backfill COMPANY --replace"
+            )
+    return rows
+
+
+def _columns(session: Session, table: str) -> dict[str, StoredColumn]:
+    rows = session.query(PostgresqlTables.select_columns(table))
+    return {name: StoredColumn(stored, not_null, needed) for name, stored, not_null, needed in rows}
+
+
+def _wanted(name: str, dtype: pl.DataType) -> str:
+    declared = declared_type(dtype)
+    if declared is None:
+        raise TargetFaultError(f"column {name} of type {dtype} has no PostgreSQL type")
+    if len(name.encode()) > LONGEST_NAME:
+        raise TargetFaultError(f"column {name}: PostgreSQL takes names of at most {LONGEST_NAME} bytes; rename it")
+    return TYPES[declared]
+
+
+def _as(name: str, stored: str) -> pl.Expr:
+    """A column in the type that the table has for it."""
+    return pl.col(name).cast(POLARS_TYPES[DECLARED[stored]])

@@ -1,0 +1,239 @@
+"""The SQL of a company's PostgreSQL database, built from the contract."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from lpm_stream.feed.schema import COMMIT_VERSION
+from lpm_stream.feed.spec import ColumnType, FeedSpec
+from lpm_stream.postgresql import LONGEST_NAME, listed, literal, quoted
+
+# As `format_type` spells them.
+TYPES: Mapping[ColumnType, str] = MappingProxyType(
+    {
+        "string": "text",
+        "int32": "integer",
+        "int64": "bigint",
+        "float64": "double precision",
+        "boolean": "boolean",
+        "timestamp": "timestamp with time zone",
+        "date": "date",
+    }
+)
+DECLARED: Mapping[str, ColumnType] = MappingProxyType({stored: declared for declared, stored in TYPES.items()})
+
+# What every value of a type fits into, exactly.
+_WIDER: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "smallint": frozenset({"integer", "bigint", "double precision"}),
+        "integer": frozenset({"bigint", "double precision"}),
+        "real": frozenset({"double precision"}),
+        "character varying": frozenset({"text"}),
+    }
+)
+
+UPSERTS, DELETES = "_lpm_upserts", "_lpm_deletes"  # the temporary tables
+
+
+class PostgresqlTables:
+    """The statements for one feed and one company."""
+
+    watermark_name = "_lpm_watermark"
+
+    def __init__(self, spec: FeedSpec, company: str) -> None:
+        self._spec = spec
+        self._company = company
+        self.name = spec.name
+        self.replacement_name = _fitting(f"_lpm_new_{spec.name}")
+        self._index_name = _fitting(f"ix_{spec.name}_{spec.event_time_column}")
+        self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
+        self.identity = [*self._matched, COMMIT_VERSION]
+
+    @property
+    def create(self) -> list[str]:
+        """Creates the company's table with its constraints, and the index on the event time."""
+        return [self._create_table(self.name), self._create_index(self._index_name, self.name)]
+
+    @property
+    def create_replacement(self) -> list[str]:
+        """Creates an empty table beside the company's, in place of one that is left over."""
+        return [f"DROP TABLE IF EXISTS {quoted(self.replacement_name)}", self._create_table(self.replacement_name)]
+
+    @property
+    def swap(self) -> list[str]:
+        """Puts the replacement into the place of the company's table, for the same readers.
+
+        What takes long comes before the table is locked.
+        """
+        built = _fitting(f"_lpm_{self._index_name}")
+        return [
+            self._create_index(built, self.replacement_name),
+            self._copy_grants,
+            f"DROP TABLE IF EXISTS {quoted(self.name)}",
+            f"ALTER TABLE {quoted(self.replacement_name)} RENAME TO {quoted(self.name)}",
+            f"ALTER INDEX {quoted(built)} RENAME TO {quoted(self._index_name)}",
+        ]
+
+    @property
+    def _copy_grants(self) -> str:
+        """Grants on the replacement what is granted on the company's table."""
+        return (
+            f"DO $lpm$ DECLARE given record; BEGIN "
+            f"FOR given IN SELECT privilege_type AS what, CASE grantee WHEN 0 THEN 'PUBLIC' "
+            f"ELSE quote_ident(pg_get_userbyid(grantee)) END AS role, "
+            f"CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS passing_on "
+            f"FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = {_relation(self.name)} "
+            f"AND grantee <> relowner "
+            f"LOOP EXECUTE 'GRANT ' || given.what || ' ON ' || "
+            f"{literal(quoted(self.replacement_name))} || ' TO ' || given.role || given.passing_on; "
+            f"END LOOP; END $lpm$"
+        )
+
+    def _create_index(self, index: str, table: str) -> str:
+        return f"CREATE INDEX {quoted(index)} ON {quoted(table)} ({quoted(self._spec.event_time_column)})"
+
+    def _create_table(self, name: str) -> str:
+        spec = self._spec
+        columns = [
+            f"{quoted(column.name)} {TYPES[column.type]}{self._collation(column.name)}"
+            f"{'' if column.nullable else ' NOT NULL'}"
+            for column in spec.columns
+        ]
+        columns += [
+            f"{quoted(COMMIT_VERSION)} bigint NOT NULL",
+            f"PRIMARY KEY ({listed(spec.primary_key)})",
+            f"CHECK ({quoted(spec.company_column)} = {literal(self._company)})",
+        ]
+        return f"CREATE TABLE {quoted(name)} ({', '.join(columns)})"
+
+    def _collation(self, name: str) -> str:
+        """Keys and companies are alike if their bytes are, whatever the database's collation."""
+        is_text = self._spec.column(name).type == "string"
+        return ' COLLATE "C"' if is_text and name in self._matched else ""
+
+    @staticmethod
+    def add_column(table: str, name: str, stored: str) -> str:
+        """Adds a nullable column; PostgreSQL does not rewrite the table for it."""
+        return f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(name)} {stored}"
+
+    @staticmethod
+    def change_type(table: str, name: str, stored: str) -> str:
+        """Widens a column."""
+        return f"ALTER TABLE {quoted(table)} ALTER COLUMN {quoted(name)} TYPE {stored}"
+
+    @staticmethod
+    def drop_not_null(table: str, name: str) -> str:
+        """Lets a column be NULL."""
+        return f"ALTER TABLE {quoted(table)} ALTER COLUMN {quoted(name)} DROP NOT NULL"
+
+    @staticmethod
+    def select_columns(table: str) -> str:
+        """Names and types of a table's columns, whether NOT NULL, and whether left out means that it fails."""
+        return (
+            f"SELECT attname::text, format_type(atttypid, atttypmod), attnotnull, "
+            f"attnotnull AND NOT atthasdef AND attidentity = '' FROM pg_attribute "
+            f"WHERE attrelid = {_relation(table)} AND attnum > 0 AND NOT attisdropped"
+        )
+
+    @staticmethod
+    def exists(table: str) -> str:
+        """Whether there is such a table."""
+        return f"SELECT {_relation(table)} IS NOT NULL"
+
+    @property
+    def sweep(self) -> str:
+        """Removes rows of earlier versions. Parameters: the version."""
+        return f"DELETE FROM {quoted(self.name)} WHERE {quoted(COMMIT_VERSION)} < $1"
+
+    @staticmethod
+    def create_stage(stage: str, columns: Mapping[str, str]) -> list[str]:
+        """Creates a temporary table for rows to come; it is emptied by each commit. `columns`: name to type."""
+        typed = ", ".join(f"{quoted(name)} {stored}" for name, stored in columns.items())
+        return [
+            f"DROP TABLE IF EXISTS pg_temp.{quoted(stage)}",
+            f"CREATE TEMPORARY TABLE {quoted(stage)} ({typed}) ON COMMIT DELETE ROWS",
+        ]
+
+    def upsert(self, table: str, columns: Sequence[str]) -> str:
+        """Puts the rows of `UPSERTS` into place, each unless the stored row is newer."""
+        changed = [quoted(name) for name in columns if name not in self._spec.primary_key]
+        version = quoted(COMMIT_VERSION)
+        return (
+            f"INSERT INTO {quoted(table)} AS stored ({listed(columns)}) "
+            f"SELECT {listed(columns)} FROM pg_temp.{quoted(UPSERTS)} "
+            f"ON CONFLICT ({listed(self._spec.primary_key)}) DO UPDATE SET "
+            f"{', '.join(f'{name} = excluded.{name}' for name in changed)} "
+            f"WHERE excluded.{version} >= stored.{version}"
+        )
+
+    @property
+    def delete(self) -> str:
+        """Removes the rows of that key and company that are older than those of `DELETES`."""
+        same = " AND ".join(f"stored.{quoted(name)} = gone.{quoted(name)}" for name in self._matched)
+        version = quoted(COMMIT_VERSION)
+        return (
+            f"DELETE FROM {quoted(self.name)} AS stored USING pg_temp.{quoted(DELETES)} AS gone "
+            f"WHERE {same} AND stored.{version} < gone.{version}"
+        )
+
+    @property
+    def begin_preparing(self) -> str:
+        """Waits for others that prepare the same database."""
+        return f"SELECT pg_advisory_xact_lock(hashtext({literal(self.watermark_name)}))::text"
+
+    @property
+    def create_watermarks(self) -> str:
+        """Creates the table that says what was applied."""
+        return (
+            f"CREATE TABLE {self.watermark_name} (feed text PRIMARY KEY, company text NOT NULL, "
+            f"epoch bigint NOT NULL, version bigint NOT NULL, sequence_number bigint NOT NULL, "
+            f"fence bigint NOT NULL, changes bigint NOT NULL, pending text NOT NULL, hold bigint NOT NULL)"
+        )
+
+    @property
+    def insert_watermark(self) -> str:
+        """The watermark of a database that has applied nothing."""
+        return (
+            f"INSERT INTO {self.watermark_name} "
+            f"VALUES ({literal(self._spec.name)}, {literal(self._company)}, 0, -1, 0, 0, 0, '[]', 0)"
+        )
+
+    @property
+    def select_companies(self) -> str:
+        """Whose database this is."""
+        return f"SELECT DISTINCT company FROM {self.watermark_name}"
+
+    @property
+    def lock_watermark(self) -> str:
+        """The feed's watermark, which nobody else can lock or write until the transaction's end."""
+        return (
+            f"SELECT epoch, version, sequence_number, fence, changes, pending, hold FROM {self.watermark_name} "
+            f"WHERE feed = {literal(self._spec.name)} FOR UPDATE"
+        )
+
+    @property
+    def update_watermark(self) -> str:
+        """Stores the watermark unless a larger fence has been here; one UPDATE, so it can be lost by no one."""
+        return (
+            f"UPDATE {self.watermark_name} SET epoch = $1, version = $2, sequence_number = $3, fence = $4, "
+            f"changes = $5, pending = $6, hold = $7 "
+            f"WHERE feed = {literal(self._spec.name)} AND fence <= $4 RETURNING feed"
+        )
+
+
+def widens(stored: str, wanted: str) -> bool:
+    """Whether every value of one stored type fits exactly into the other."""
+    base = stored.partition("(")[0]  # character varying(40)
+    return wanted in _WIDER.get(base, ())
+
+
+def _relation(table: str) -> str:
+    """A table's OID, NULL if there is none."""
+    return f"to_regclass({literal(quoted(table))})"
+
+
+def _fitting(name: str) -> str:
+    """A name that PostgreSQL does not cut off: what is too long ends in a digest instead. Names here are ASCII."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,0 +1,466 @@
+"""What every kind of company database has to do, tried on each of them."""
+
+import threading
+from contextlib import closing
+from datetime import UTC, date, datetime
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lpm_stream.delivery.watermark import Chunks, Watermark
+from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
+from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, POLARS_TYPES, contract_schema
+from lpm_stream.feed.spec import Column, FeedSpec
+from lpm_stream_tests.delivery.databases import (
+    amounts,
+    changes,
+    merge,
+    query,
+    run,
+    store,
+    stored,
+    watermark,
+)
+from lpm_stream_tests.example import SPEC
+
+LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)
+EVERY_KEY = FeedSpec(
+    name="odd",
+    description="A key of every type that can be one",
+    source_table="odd",
+    company_column="company",
+    primary_key=("a_string", "a_int32", "a_int64", "a_boolean", "a_timestamp", "a_date"),
+    event_time_column="a_timestamp",
+    columns=(
+        Column(name="company", type="string", nullable=False, max_length=10, description="company"),
+        *(
+            Column(name=f"a_{name}", type=name, nullable=name == "float64", description="of every type")
+            for name in POLARS_TYPES
+        ),
+    ),
+)
+KEYS = st.fixed_dictionaries(
+    {
+        "a_string": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5),
+        "a_int32": st.integers(-(2**31), 2**31 - 1),
+        "a_int64": st.integers(-(2**63), 2**63 - 1),
+        "a_boolean": st.booleans(),
+        "a_timestamp": st.datetimes(timezones=st.just(UTC)),
+        "a_date": st.dates(),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kept"),
+    [
+        ("note", None, None),
+        ("note", "", ""),
+        ("note", "null", "null"),
+        (
+            "note",
+            "\U0001f691\U0010ffff \u00e9 'q' \"d\" \\ \n\r\t; --",
+            "\U0001f691\U0010ffff \u00e9 'q' \"d\" \\ \n\r\t; --",
+        ),
+        ("note", "x" * 1_000_000, "x" * 1_000_000),
+        ("amount", -(2**63), -(2**63)),
+        ("amount", 2**63 - 1, 2**63 - 1),
+        ("count", -(2**31), -(2**31)),
+        ("weight", 5e-324, 5e-324),
+        ("weight", 1.7976931348623157e308, 1.7976931348623157e308),
+        ("weight", 0.1, 0.1),
+        ("weight", 3.0, 3.0),
+        ("weight", float("inf"), float("inf")),
+        ("paid", False, 0),
+        ("paid", True, 1),
+        ("paid", None, None),
+        ("due", date.min, "0001-01-01"),
+        ("due", date.max, "9999-12-31"),
+        ("due", date(1969, 12, 31), "1969-12-31"),
+        ("ordered_at", datetime(1, 1, 1, tzinfo=UTC), "0001-01-01T00:00:00.000000"),
+        ("ordered_at", datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC), "1969-12-31T23:59:59.999999"),
+        ("ordered_at", LAST, "9999-12-31T23:59:59.999999"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_values_are_kept(place, database, column, value, kept):
+    """In SQLite as `kept`, which has no more types; elsewhere as what they are."""
+    merge(database, changes("insert", "1", **{column: value}), 1)
+    found = stored(database)
+    wanted = kept if place.kind == "sqlite" else value
+    assert found[column] == wanted
+    assert type(found[column]) is type(wanted)
+
+
+def test_every_column_may_be_null_that_the_contract_lets_be(database):
+    nothing: dict[str, Any] = {column.name: None for column in SPEC.columns if column.nullable}
+    merge(database, changes("insert", "1", **nothing), 1)
+    assert {name: value for name, value in stored(database).items() if name in nothing} == nothing
+
+
+def test_an_upsert_lands_unless_the_stored_row_is_newer(database):
+    for version, amount, expected in [(5, 5, 5), (4, 4, 5), (5, 55, 55), (6, 6, 6), (1, 1, 6)]:
+        merge(database, changes("update_postimage", "1", amount=amount), version)
+        assert stored(database)["amount"] == expected
+        assert stored(database)[COMMIT_VERSION] == max(5, version, 6 if expected == 6 else 0)
+
+
+def test_a_delete_removes_the_row_only_if_it_is_older(database):
+    merge(database, changes("insert", "1"), 5)
+    for version in (4, 5):
+        merge(database, changes("delete", "1"), version)
+        assert amounts(database) == {"1": 1}
+    merge(database, changes("delete", "1"), 6)
+    assert amounts(database) == {}
+    merge(database, changes("delete", "1"), 7)
+
+
+def test_a_delete_needs_nothing_but_the_key_and_the_company(database):
+    merge(database, changes("insert", "1"), 1)
+    merge(database, changes("delete", "1", ordered_at=None, note="n" * 5_000), 2)
+    assert amounts(database) == {}
+
+
+@pytest.fixture
+def of_every_key(place):
+    with closing(place.open(spec=EVERY_KEY)) as opened:
+        yield opened
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(KEYS, KEYS)
+def test_keys_of_every_type_are_found_again(of_every_key, key, other):
+    database = of_every_key
+    run(database, "DELETE FROM odd")
+
+    def change(kind: str, values: dict[str, Any], number: float) -> pl.DataFrame:
+        row = {"company": "A"} | values | {"a_float64": number}
+        return pl.DataFrame([row], schema=contract_schema(EVERY_KEY)).with_columns(pl.lit(kind).alias(CHANGE_TYPE))
+
+    merge(database, change("insert", key, 1.0), 1)
+    merge(database, change("update_postimage", key, 2.0), 2)
+    assert query(database, "SELECT a_float64 FROM odd") == [(2.0,)]
+    if other != key:
+        merge(database, change("delete", other, 0.0), 3)
+        assert query(database, "SELECT count(*) FROM odd") == [(1,)]
+    merge(database, change("delete", key, 0.0), 3)
+    assert query(database, "SELECT count(*) FROM odd") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"customer": "B"}, "(?i)check constraint"),
+        ({"customer": "a"}, "(?i)check constraint"),
+        ({"customer": "A "}, "(?i)check constraint"),
+        ({"customer": None}, "(?i)customer.* not.null|not null .*customer"),
+        ({"ordered_at": None}, "(?i)ordered_at.* not.null|not null .*ordered_at"),
+        ({"id": None}, "(?i)id.* not.null|not null .*id"),
+    ],
+    ids=str,
+)
+def test_a_row_that_does_not_belong_is_refused(database, columns, said):
+    with pytest.raises(RowFaultError, match=said):
+        merge(database, changes("insert", "1", **columns), 1)
+    assert amounts(database) == {}
+
+
+def test_a_column_of_another_type_is_a_fault_of_the_table(database):
+    wrong = changes("insert", "1").with_columns(amount=pl.lit("many"))
+    with pytest.raises(
+        TargetFaultError,
+        match=r"(?i)column amount is (integer|bigint) in table orders .* but (string|text) .* --replace",
+    ):
+        merge(database, wrong, 1)
+
+
+@pytest.mark.parametrize("company", ["it's", 'say "hi"', "%s", ":x", "a\\", "\U0001f691" * 450, "--", "x\ny", "?"])
+def test_the_constraint_holds_for_any_company(place, company):
+    database = place.open(company)
+    merge(database, changes("insert", "1", company=company), 1)
+    with pytest.raises(RowFaultError, match=r"(?i)check constraint"):
+        merge(database, changes("insert", "2", company=company + "'"), 1)
+    with pytest.raises(RowFaultError, match=r"(?i)check constraint"):
+        merge(database, changes("insert", "2", company=company[:-1] + "z"), 1)
+    assert amounts(database) == {"1": 1}
+    database.close()
+
+
+def test_a_watermark_is_stored_and_read_as_it_was(place, database):
+    assert watermark(database) == Watermark()
+    pending = {(8, "it's"): Chunks(frozenset({0, 2}), None), (9, "b"): Chunks(frozenset({1}), 1)}
+    value = Watermark(2**40, 7, 2**53, 3, 2**53, pending, 2**41)
+    store(database, value)
+    assert watermark(database) == value
+    database.close()
+    again = place.open()
+    assert watermark(again) == value
+    again.close()
+
+
+def test_a_smaller_fence_cannot_store(database):
+    store(database, Watermark(fence=5))
+    store(database, Watermark(version=1, fence=5))
+    with pytest.raises(LeaseLostError):
+        store(database, Watermark(version=2, fence=4))
+    assert watermark(database).version == 1
+
+
+def test_what_fails_inside_a_transaction_is_rolled_back(database):
+    def work() -> None:
+        with database.transaction() as transaction:
+            transaction.merge(changes("insert", "1").with_columns(pl.lit(1, pl.Int64).alias(COMMIT_VERSION)))
+            transaction.store(Watermark(1))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert amounts(database) == {}
+    assert watermark(database).version == -1
+
+
+def test_the_database_of_another_company_is_refused(place, database):
+    database.close()
+    with pytest.raises(TargetFaultError, match="belongs to company 'A', not 'B'"):
+        place.open("B")
+
+
+def test_another_feed_has_a_table_of_its_own(place, database):
+    merge(database, changes("insert", "1"), 1)
+    store(database, Watermark(1))
+    database.close()
+    other = place.open(spec=SPEC.model_copy(update={"name": "returns"}))
+    assert watermark(other) == Watermark()
+    assert query(other, "SELECT count(*) FROM returns") == [(0,)]
+    assert amounts(other) == {"1": 1}
+    other.close()
+
+
+def test_a_database_that_has_lost_its_table_is_refused(place, database):
+    store(database, Watermark(1))
+    run(database, "DROP TABLE orders")
+    database.close()
+    with (
+        closing(place.open()) as again,
+        pytest.raises(TargetFaultError, match="lost its table orders"),
+    ):
+        merge(again, changes("insert", "1"), 1)
+
+
+def test_a_database_that_has_lost_its_watermark_is_refused(place, database):
+    run(database, "DELETE FROM _lpm_watermark")
+    with pytest.raises(TargetFaultError, match="lost its watermark"):
+        watermark(database)
+    database.close()
+    with pytest.raises(TargetFaultError, match=r'(table|relation) "orders" already exists$'):
+        place.open()
+
+
+def test_a_table_that_lost_a_column_is_a_fault_of_the_database(database):
+    run(database, "ALTER TABLE orders RENAME COLUMN amount TO total")
+    merge(database, changes("insert", "1"), 1)  # the column comes again
+    assert query(database, "SELECT amount, total FROM orders") == [(1, None)]
+
+
+def test_a_column_of_the_customers_own_is_left_alone(database):
+    run(database, "ALTER TABLE orders ADD COLUMN remark TEXT")
+    merge(database, changes("insert", "1"), 1)
+    run(database, "UPDATE orders SET remark = 'mine'")
+    merge(database, changes("update_postimage", "1", amount=2), 2)
+    assert query(database, "SELECT amount, remark FROM orders") == [(2, "mine")]
+
+
+def test_a_column_that_the_contract_gains_is_added(place, database):
+    merge(database, changes("insert", "1"), 1)
+    store(database, Watermark(1))
+    database.close()
+    added = Column(name="extra", type="timestamp", description="new")
+    with closing(place.open(spec=SPEC.model_copy(update={"columns": (*SPEC.columns, added)}))) as again:
+        assert query(again, "SELECT id, extra FROM orders") == [("1", None)]
+        merge(again, changes("insert", "2").with_columns(extra=pl.lit(LAST, POLARS_TYPES["timestamp"])), 2)
+        assert query(again, "SELECT count(extra) FROM orders") == [(1,)]
+
+
+@pytest.mark.parametrize("wanted", ["boolean", "float64"])
+def test_a_contract_that_the_table_cannot_follow_is_a_fault_of_the_table(place, wanted):
+    """No value of the column is turned into something else on the way."""
+    columns = [
+        Column(name="amount", type="timestamp", description="was") if c.name == "amount" else c
+        for c in SPEC.columns
+    ]
+    place.open(spec=SPEC.model_copy(update={"columns": tuple(columns)})).close()
+    columns = [
+        Column(name="amount", type=wanted, description="is") if c.name == "amount" else c for c in SPEC.columns
+    ]
+    spec = SPEC.model_copy(update={"columns": tuple(columns)})
+    with closing(place.open(spec=spec)) as database:
+        rows = changes("insert", "1").with_columns(amount=pl.lit(None, POLARS_TYPES[wanted]))
+        with pytest.raises(
+            TargetFaultError, match=r"orders .* does not fit the contract: column amount .*--replace"
+        ):
+            merge(database, rows, 1)
+
+
+def test_columns_of_the_source_come_with_their_types(database):
+    extra = {
+        "a_text": pl.lit("x"),
+        "a_flag": pl.lit(value=True),
+        "a_day": pl.lit(date(2026, 1, 2)),
+        "a_float": pl.lit(0.5),
+        'od"d; --': pl.lit(7, pl.Int32),
+        "nothing": pl.lit(None),
+    }
+    merge(database, changes("insert", "1").with_columns(**extra), 1)
+    merge(database, changes("insert", "2"), 1)
+    merge(database, changes("insert", "3").with_columns(**{'od"d; --': pl.lit(None)}), 1)
+    rows = query(database, 'SELECT id, a_text, a_float, "od""d; --" FROM orders ORDER BY id')
+    assert rows == [("1", "x", 0.5, 7), ("2", None, None, None), ("3", None, None, None)]
+
+
+def test_a_sweep_removes_what_is_of_earlier_versions(database):
+    for version in (1, 2, 3):
+        merge(database, changes("insert", str(version)), version)
+    with database.transaction() as transaction:
+        transaction.sweep(2)
+    assert amounts(database) == {"2": 1, "3": 1}
+
+
+def replacing(*keys: str) -> pl.DataFrame:
+    rows = changes("insert", *keys, amount=9).drop(CHANGE_TYPE)
+    return rows.with_columns(pl.lit(5, pl.Int64).alias(COMMIT_VERSION))
+
+
+def test_a_replacement_is_seen_when_it_is_swapped_in(place, database):
+    merge(database, changes("insert", "1"), 1)
+    with database.transaction() as transaction:
+        transaction.create_replacement()
+        transaction.fill_replacement(replacing("killed"))
+    for parts in (["2"], ["3", "4"]):
+        with database.transaction() as transaction:
+            if parts == ["2"]:
+                transaction.create_replacement()  # in place of what was left over
+            transaction.fill_replacement(replacing(*parts).with_columns(amount=pl.lit(0, pl.Int64)))
+            transaction.fill_replacement(replacing(*parts))
+            transaction.fill_replacement(replacing())
+    with closing(place.open()) as reader:
+        assert amounts(reader) == {"1": 1}
+        merge(database, changes("insert", "5"), 2)
+        assert amounts(reader) == {"1": 1, "5": 1}
+        with database.transaction() as transaction:
+            transaction.swap()
+        assert amounts(reader) == {"2": 9, "3": 9, "4": 9}
+        merge(reader, changes("update_postimage", "3", amount=4), 4)
+        merge(reader, changes("update_postimage", "4", amount=6), 6)
+        assert amounts(reader) == {"2": 9, "3": 9, "4": 6}
+        with pytest.raises(RowFaultError):
+            merge(reader, changes("insert", "6", company="B"), 6)
+
+
+def test_a_swap_can_be_repeated_and_undone(database):
+    merge(database, changes("insert", "1"), 1)
+    for key in ("2", "3"):
+        with database.transaction() as transaction:
+            transaction.create_replacement()
+            transaction.fill_replacement(replacing(key))
+            transaction.swap()
+        assert amounts(database) == {key: 9}
+
+    def crash() -> None:
+        with database.transaction() as transaction:
+            transaction.create_replacement()
+            transaction.swap()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        crash()
+    assert amounts(database) == {"3": 9}
+
+
+def test_a_replacement_refuses_the_rows_of_others_and_takes_in_columns(database):
+    with database.transaction() as transaction:
+        transaction.create_replacement()
+
+    def fill() -> None:
+        with database.transaction() as transaction:
+            transaction.fill_replacement(replacing("1", "2").with_columns(customer=pl.lit("B")))
+
+    with pytest.raises(RowFaultError):
+        fill()
+    with database.transaction() as transaction:
+        transaction.fill_replacement(replacing("1").with_columns(extra=pl.lit(7)))
+        transaction.swap()
+    assert query(database, "SELECT id, extra FROM orders") == [("1", 7)]
+
+
+def test_a_table_that_was_lost_is_built_anew_by_a_replacement(place, database):
+    store(database, Watermark(1))
+    run(database, "DROP TABLE orders")
+    database.close()
+    with closing(place.open()) as again, again.transaction() as transaction:
+        transaction.create_replacement()
+        transaction.fill_replacement(replacing("1"))
+        transaction.swap()
+    with closing(place.open()) as again:
+        merge(again, changes("insert", "2"), 6)
+        assert amounts(again) == {"1": 9, "2": 1}
+
+
+def test_nothing_is_committed_after_a_statement_has_failed(database):
+    """Whoever swallows the error cannot commit the half of it."""
+
+    def work() -> None:
+        with database.transaction() as transaction:
+            transaction.merge(changes("insert", "1").with_columns(pl.lit(1, pl.Int64).alias(COMMIT_VERSION)))
+            transaction.store(Watermark(1))
+            transaction.merge(
+                changes("insert", "2", company="B").with_columns(pl.lit(1, pl.Int64).alias(COMMIT_VERSION))
+            )
+
+    with pytest.raises(RowFaultError):
+        work()
+    assert amounts(database) == {}
+    assert watermark(database).version == -1
+    merge(database, changes("insert", "1"), 1)
+
+
+def test_writers_at_once_take_turns(place, database):
+    """What one reads at the beginning of its transaction, no other changes before its end."""
+
+    def write(number: int) -> None:
+        with closing(place.open()) as mine:
+            for turn in range(10):
+                with mine.transaction() as transaction:
+                    before = transaction.watermark()
+                    rows = changes("update_postimage", "shared", f"{number}.{turn}", amount=before.changes)
+                    transaction.merge(
+                        rows.with_columns(pl.lit(before.version + 1, pl.Int64).alias(COMMIT_VERSION))
+                    )
+                    transaction.store(Watermark(version=before.version + 1, changes=before.changes + 1))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    mark = watermark(database)
+    assert (mark.version, mark.changes) == (29, 30)
+    assert len(amounts(database)) == 31
+    assert amounts(database)["shared"] == 29
+
+
+def test_many_may_open_a_new_database_at_once(place):
+    opened: list[bool] = []
+
+    def work() -> None:
+        with closing(place.open()) as mine:
+            opened.append(watermark(mine) == Watermark())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opened == [True] * 4
