@@ -27,7 +27,9 @@ def resolve(reference: str, setting: str) -> str:
             value = Path(place).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not text"
-            raise LpmStreamError(f"{setting}: file {place} cannot be read ({reason}); it has to hold the secret") from None
+            raise LpmStreamError(
+                f"{setting}: file {place} cannot be read ({reason}); it has to hold the secret"
+            ) from None
     else:
         raise LpmStreamError(f"{setting}: give a reference to the secret, env:NAME or file:PATH")
     return value.rstrip("\r\n")

@@ -28,12 +28,16 @@ class Settings(BaseSettings):
     database_template: str = Field(
         "", description="URL of a company's database, with {company}; default a SQLite file in HOME/companies"
     )
-    legacy_url: str = Field("", description="folder or URL (sftp://USER@HOST/PATH) of the legacy files; default HOME/legacy")
+    legacy_url: str = Field(
+        "", description="folder or URL (sftp://USER@HOST/PATH) of the legacy files; default HOME/legacy"
+    )
     legacy_known_hosts: Path = Field(
         Path("~/.ssh/known_hosts"), description="the host keys that an sftp:// server must have one of"
     )
     legacy_key: str = Field("", description="the private key for sftp://, as env:NAME or file:PATH")
-    legacy_password: str = Field("", description="the password for sftp:// where there is no key, as env:NAME or file:PATH")
+    legacy_password: str = Field(
+        "", description="the password for sftp:// where there is no key, as env:NAME or file:PATH"
+    )
     slots: int = Field(4, ge=1, description="company databases written at the same time")
     poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
     tick_seconds: float = Field(14, gt=0, lt=55, description="how long one Dagster sensor tick drains")

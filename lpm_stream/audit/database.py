@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -34,15 +35,17 @@ class Dialect:
         begin: the statement that begins a snapshot.
         array: a column's values as they came from the driver, in canonical form, and the places of those that are
             not of the contract's type, which become NULL.
+        instant: an instant as it is stored, for comparisons.
     """
 
     open: Callable[[sa.URL], sa.Engine]
     begin: str
     array: Callable[[ColumnType, Sequence[Any]], tuple[pa.Array, Sequence[int]]]
+    instant: Callable[[datetime], Any]
 
 
 _DIALECTS: Mapping[str, Dialect] = MappingProxyType(
-    {"sqlite": Dialect(sqlite.open_read_only, sqlite.BEGIN, sqlite.array)},
+    {"sqlite": Dialect(sqlite.open_read_only, sqlite.BEGIN, sqlite.array, sqlite.instant)},
 )
 
 
@@ -53,6 +56,7 @@ def database_rows(
     company: str,
     url: str,
     keys: Sequence[tuple[KeyPart, ...]] | None = None,
+    span: tuple[datetime, datetime] | None = None,
 ) -> Iterator[pa.RecordBatchReader]:
     """A company's rows, of one snapshot, in canonical form. Nothing else may use `db` meanwhile.
 
@@ -62,6 +66,7 @@ def database_rows(
         company: the company's id.
         url: SQLAlchemy URL of its database.
         keys: the keys to read, without NULLs. None reads all rows.
+        span: reads, of all rows, those whose event time is from the first aware instant to before the second.
 
     Yields:
         The contract's columns, with `_database`, the company whose database it is; `_odd`, the columns (or NULL)
@@ -74,7 +79,7 @@ def database_rows(
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            for statement in _statements(spec, keys):
+            for statement in _statements(spec, dialect, keys, span):
                 yield from _read(connection, dialect, spec, company, statement)
         except DBAPIError as error:
             failures.append(error)
@@ -127,8 +132,18 @@ def _require_columns(connection: sa.Connection, spec: FeedSpec) -> None:
         raise TargetFaultError(f"its table {spec.name} lacks the contract's columns {', '.join(lacking)}")
 
 
-def _statements(spec: FeedSpec, keys: Sequence[tuple[KeyPart, ...]] | None) -> Iterator[sa.Select[Any]]:
+def _statements(
+    spec: FeedSpec,
+    dialect: Dialect,
+    keys: Sequence[tuple[KeyPart, ...]] | None,
+    span: tuple[datetime, datetime] | None,
+) -> Iterator[sa.Select[Any]]:
     table = sa.table(spec.name, *(sa.column(name) for name in spec.column_names))
+    if span is not None:
+        begin, end = map(dialect.instant, span)
+        event_time = table.c[spec.event_time_column]
+        yield sa.select(table).where(event_time >= begin, event_time < end)
+        return
     if keys is None:
         yield sa.select(table)
         return

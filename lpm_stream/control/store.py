@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.wal import use_wal
 
-HEAD = "0002"
+HEAD = "0003"
 _BUSY_SECONDS = 10
 _READS = "lpm_stream_reads"
 

@@ -47,7 +47,9 @@ class LegacyFormat(BaseModel):
     date_format: str = "%Y-%m-%d"
     empty_periods: Literal["file", "none"] = Field("file", description="whether a period without rows has a file")
     cut_seconds: float = Field(
-        0, ge=0, description="how long after its period a file is cut, whenever it arrives; later changes are not in it"
+        0,
+        ge=0,
+        description="how long after its period a file is cut, whenever it arrives; later changes are not in it",
     )
     grace_seconds: float = Field(
         900, ge=0, description="how long after the cut the file may take to arrive, and the stream to catch up"
@@ -128,7 +130,9 @@ class LegacyFormat(BaseModel):
         if self.delimiter == self.quote:
             raise ValueError("delimiter and quote are the same character; change one")
         if (wanted := _PERIOD_DIRECTIVES[self.period]) not in self.start_format:
-            raise ValueError(f"start_format: lacks {wanted}, so {self.period} files would have the same name; add it")
+            raise ValueError(
+                f"start_format: lacks {wanted}, so {self.period} files would have the same name; add it"
+            )
         if len({self.null_text, self.true_text, self.false_text}) < 3:  # noqa: PLR2004
             raise ValueError("null_text, true_text and false_text must be three different texts")
         used = [column for column in self.columns.values() if column is not None]

@@ -87,7 +87,9 @@ class FeedSpec(BaseModel):
         types = {column.name: column.type for column in info.data["columns"]}
         used = legacy.used.values()
         if unknown := sorted(set(used) - set(types)):
-            raise ValueError(f"columns: {_listed(unknown)} is not in the contract; correct it, or leave it out as null")
+            raise ValueError(
+                f"columns: {_listed(unknown)} is not in the contract; correct it, or leave it out as null"
+            )
         if lacking := [key for key in info.data["primary_key"] if key not in used]:
             raise ValueError(f"columns: no column of the file holds {_listed(lacking)} of the primary key; add it")
         if inexact := [key for key in info.data["primary_key"] if types[key] == "timestamp"]:

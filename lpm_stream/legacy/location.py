@@ -178,8 +178,6 @@ def _credentials(settings: Settings) -> Mapping[str, Any]:
     raise LpmStreamError("LPM_STREAM_LEGACY_URL sftp:// needs LPM_STREAM_LEGACY_KEY or LPM_STREAM_LEGACY_PASSWORD")
 
 
-
-
 def _modified(info: Mapping[str, Any]) -> datetime:
     value = info.get("mtime") or info.get("LastModified") or info.get("last_modified")
     if isinstance(value, datetime):
