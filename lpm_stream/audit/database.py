@@ -56,6 +56,7 @@ def database_rows(
     company: str,
     url: str,
     keys: Sequence[tuple[KeyPart, ...]] | None = None,
+    *,
     span: tuple[datetime, datetime] | None = None,
 ) -> Iterator[pa.RecordBatchReader]:
     """A company's rows, of one snapshot, in canonical form. Nothing else may use `db` meanwhile.

@@ -63,7 +63,7 @@ def read_by_minute(store: ControlStore, feed: str, since: datetime) -> dict[str,
 
 
 def longest(store: ControlStore, feed: str, company: str, begin: datetime, end: datetime) -> float | None:
-    """The longest latency, in seconds, of what a company received between two instants (to the minute), if anything."""
+    """The longest latency in seconds of what a company received between two instants, to the minute."""
     query = sa.select(ledger.c.latency).where(
         ledger.c.feed == feed,
         ledger.c.company == company,

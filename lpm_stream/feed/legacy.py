@@ -16,12 +16,12 @@ _SOME_INSTANT = datetime(2026, 1, 31, 23, 58, 59, 123456, UTC)
 
 
 class LegacyFormat(BaseModel):
-    """One kind of delimited text file, a file for each company and period. Quotes in values are doubled (RFC 4180)."""
+    """Delimited text files, one for each company and period. Quotes in values are doubled (RFC 4180)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file_name: str = Field(
-        description="path below the location: {company}, {start} (of the period), {issue} where files are re-issued"
+        description="path below the location, with {company}, {start} of the period, {issue} of re-issued files"
     )
     start_format: str = Field("%Y%m%d%H%M", description="of {start}, in the time zone: %Y %m %d %H %M %j")
     issue_format: str = Field("_R{number}", description="what {issue} is in a re-issued file; empty in the first")
@@ -49,7 +49,7 @@ class LegacyFormat(BaseModel):
     cut_seconds: float = Field(
         0,
         ge=0,
-        description="how long after its period a file is cut, whenever it arrives; later changes are not in it",
+        description="how long after its period a file is cut, whenever it comes; later changes are not in it",
     )
     grace_seconds: float = Field(
         900, ge=0, description="how long after the cut the file may take to arrive, and the stream to catch up"
@@ -133,6 +133,8 @@ class LegacyFormat(BaseModel):
             raise ValueError(
                 f"start_format: lacks {wanted}, so {self.period} files would have the same name; add it"
             )
+        if {self.delimiter, self.quote, "\r", "\n"} & set(self.null_text):
+            raise ValueError("null_text stands without quotes: it must not have the delimiter or quote in it")
         if len({self.null_text, self.true_text, self.false_text}) < 3:  # noqa: PLR2004
             raise ValueError("null_text, true_text and false_text must be three different texts")
         used = [column for column in self.columns.values() if column is not None]
@@ -171,4 +173,4 @@ def _strftime_works(form: str) -> bool:
         text = pl.Series([_SOME_INSTANT]).dt.strftime(form)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return False
-    return text.item() != form
+    return bool(text.item() != form)

@@ -14,7 +14,7 @@ from lpm_stream.legacy.report import Kind
 from lpm_stream.legacy.stage import BROKEN, FILE, STORED, WITHIN
 
 FOUND = "found"
-"""One row a difference: the key, `_kind`, `_columns`, `_version` and `_at` of the stored row, `_why` if explained."""
+"""A row for each difference: key, `_kind`, `_columns`, `_version` and `_at` of the stored row, `_why` if fine."""
 
 _MOST_EXAMPLES = 10
 

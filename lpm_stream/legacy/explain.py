@@ -132,9 +132,10 @@ def _explain_by_neighbour(
     """What lies near an edge of the period may stand in the file beyond it."""
     edge = (case.period.end if after else case.period.start).astimezone(form.zone).replace(tzinfo=None)
     reach = timedelta(seconds=form.straddle_seconds)
-    near = db.execute(
-        f"SELECT {key_columns(spec)} FROM {FOUND} WHERE _why IS NULL AND _kind = 'extra' AND _at BETWEEN $1 AND $2",
-        [edge - reach, edge + reach],
+    near = db.sql(
+        f"SELECT {key_columns(spec)} FROM {FOUND} "
+        "WHERE _why IS NULL AND _kind = 'extra' AND _at BETWEEN $1 AND $2",
+        params=[edge - reach, edge + reach],
     ).pl()
     if near.is_empty():
         return

@@ -45,10 +45,10 @@ class Lines:
         for block in self._raw_blocks():
             lines, first = block.lines, block.first
             if header_due and lines:
-                self._take_header(lines.pop(0).rstrip("\r").removeprefix("\ufeff"))
+                self._take_header(lines[0].rstrip("\r").removeprefix("\ufeff"))
                 if self.problem:
                     return
-                header_due, first = False, first + 1
+                header_due, lines, first = False, lines[1:], first + 1
             yield Block(lines, first, block.is_last)
         if header_due:
             self.problem = self.problem or "the header is missing: the file is empty"
@@ -91,9 +91,10 @@ class Lines:
 
     def _take_header(self, line: str) -> None:
         quote = self._form.quote
-        quoting = csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
         try:
-            [found] = csv.reader([line], delimiter=self._form.delimiter, quotechar=quote, quoting=quoting)
+            [found] = csv.reader(
+                [line], delimiter=self._form.delimiter, quotechar=quote, quoting=0 if quote else 3
+            )
         except (csv.Error, ValueError):
             found = []
         if sorted(found) == sorted(self.names):

@@ -104,8 +104,8 @@ def absent(
         listing: what is there.
         companies: ids of the companies that should have files.
         now: an aware instant.
-        since: the first instant of interest; by default each company's first file is where its periods begin, and a
-            company without any file lacks none.
+        since: the first instant of interest; by default a company's periods begin with its first file, and one
+            without any file lacks none.
     """
     slack = timedelta(seconds=form.cut_seconds + form.grace_seconds)
     present = {(file.company, file.period.start) for file in listing.files}

@@ -1,13 +1,14 @@
 """Where the legacy files are: a folder, or any URL that fsspec reads, `sftp://` among them."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 import fsspec
+import fsspec.asyn
 
 from lpm_stream.errors import LegacyError, LpmStreamError
 from lpm_stream.secret import resolve
@@ -38,12 +39,12 @@ class Location:
     Attributes:
         files: the file system.
         root: the folder's path in it, without a slash at the end.
-        failures: the errors by which it says that it cannot be reached, beside OSError.
+        failures: the errors by which it says that it cannot be reached.
     """
 
     files: fsspec.AbstractFileSystem
     root: str
-    failures: tuple[type[Exception], ...] = ()
+    failures: tuple[type[Exception], ...] = (OSError,)
 
     def entries(self, depth: int) -> list[Entry]:
         """All files whose paths below the location have at most `depth` parts; none if there is no such folder.
@@ -95,12 +96,13 @@ class Location:
     def _explained(self, done: str, path: str = "") -> Iterator[None]:
         try:
             yield
-        except (OSError, *self.failures) as error:
+        except self.failures as error:
             what = f"legacy file {path!r}" if path else f"legacy files in {self.root}"
             raise LegacyError(f"{what} cannot be {done}: {_reason(error)}") from error
 
 
-def open_location(settings: Settings) -> Location:
+@contextmanager
+def open_location(settings: Settings) -> Iterator[Location]:
     """Opens the location that the settings name.
 
     Over `sftp://` the server must have a host key that the file of known hosts has for it, and only the key or
@@ -112,12 +114,17 @@ def open_location(settings: Settings) -> Location:
     """
     parts = urlsplit(settings.legacy_url)
     if parts.scheme in {"sftp", "ssh"}:
-        return _open_sftp(settings)
+        location = _open_sftp(settings)
+        try:
+            yield location
+        finally:
+            _disconnect(location)
+        return
     try:
         files, root = fsspec.core.url_to_fs(settings.legacy_url)
     except (ValueError, ImportError) as error:
         raise LpmStreamError(f"LPM_STREAM_LEGACY_URL: {_reason(error)}; give a folder or a URL") from error
-    return Location(files, str(root).rstrip("/"))
+    yield Location(files, str(root).rstrip("/"))
 
 
 def _open_sftp(settings: Settings) -> Location:
@@ -155,11 +162,23 @@ def _open_sftp(settings: Settings) -> Location:
         )
     except asyncssh.HostKeyNotVerifiable as error:
         raise LegacyError(
-            f"legacy files on {where}: the server's host key is not the one in {known_hosts}; nothing was sent to it"
+            f"legacy files on {where}: its host key is not the one in {known_hosts}; nothing was sent to it"
         ) from error
     except (OSError, asyncssh.Error) as error:
         raise LegacyError(f"legacy files on {where} cannot be reached: {_reason(error)}") from error
-    return Location(files, unquote(parts.path).rstrip("/"), (asyncssh.Error,))
+    return Location(files, unquote(parts.path).rstrip("/"), (OSError, asyncssh.Error))
+
+
+def _disconnect(location: Location) -> None:
+    """Ends the connection now; left to itself it lasts until it is collected."""
+    files = location.files
+
+    async def end() -> None:
+        await files._pool.close()  # noqa: SLF001 - sshfs offers no other way
+        await files._stack.aclose()  # noqa: SLF001
+
+    with suppress(*location.failures):  # the server may have ended it
+        fsspec.asyn.sync(files.loop, end, timeout=_CONNECT_SECONDS)
 
 
 def _credentials(settings: Settings) -> Mapping[str, Any]:

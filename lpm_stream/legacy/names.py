@@ -30,7 +30,7 @@ class Named:
 
 
 def company_text(company: str) -> str:
-    """How a file name names a company: a plain id as it is, any other by a name that fits into one part of a path."""
+    """How a file name names a company: a plain id as it is, any other by a name that is harmless in a path."""
     return company if _PLAIN.fullmatch(company) else safe_file_name(company)
 
 

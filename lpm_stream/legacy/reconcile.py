@@ -24,11 +24,11 @@ from lpm_stream.legacy.explain import Case, explain, explained
 from lpm_stream.legacy.lines import Lines
 from lpm_stream.legacy.listing import Absent, LegacyFile, Listing, absent, list_files
 from lpm_stream.legacy.location import Location
-from lpm_stream.legacy.names import Period, period_at
+from lpm_stream.legacy.names import period_at
 from lpm_stream.legacy.records import Records
 from lpm_stream.legacy.report import Faults, Reconciliation, Verdict
 from lpm_stream.legacy.sooner import sooner
-from lpm_stream.legacy.stage import STORED, WITHIN, stage_file, stage_others, stage_period
+from lpm_stream.legacy.stage import STORED, WITHIN, Target, stage_file, stage_others, stage_period
 from lpm_stream.legacy.text import Text
 from lpm_stream.legacy.values import compared, from_file
 from lpm_stream.stream import Stream
@@ -91,7 +91,7 @@ def reconcile(
     form = declared_format(stream)
     urls = registry.database_urls(stream.store, stream.settings)
     chosen = sorted(urls.keys() if companies is None else urls.keys() & set(companies))
-    work = _Work(stream, form, location, listing, urls, now)
+    work = _Work(stream, form=form, location=location, listing=listing, urls=urls, now=now)
     tasks: list[LegacyFile | Absent] = [
         file
         for file in listing.files
@@ -120,6 +120,7 @@ class _Work:
     def __init__(
         self,
         stream: Stream,
+        *,
         form: LegacyFormat,
         location: Location,
         listing: Listing,
@@ -157,16 +158,19 @@ class _Work:
     def _compared(self, scratch: Scratch, file: LegacyFile) -> Reconciliation:
         db, spec, form = scratch.db, self._spec, self._form
         records, problem, cut_short = self._staged(db, file)
-        url = self._urls[file.company]
+        target = Target(file.company, self._urls[file.company])
         with suppress(NoDatabaseError):  # right for a company that has received nothing: all rows are missing
-            stage_period(db, spec, form, file.company, url, file.period)
-            stage_others(db, spec, form, file.company, url)
+            stage_period(db, spec, form, target, file.period)
+            stage_others(db, spec, form, target)
         compare(db, spec, form, cut_short=cut_short)
         explain(db, spec, form, self._case(file))
+        counts = count_faults(db)
         faults = Faults(
             rows_in_file=records.count,
             rows_in_table=scratch.row_count(f"{STORED} WHERE {WITHIN}"),
-            **count_faults(db),
+            missing=counts.get("missing", 0),
+            extra=counts.get("extra", 0),
+            different=counts.get("different", 0),
             broken=records.broken.count,
             explained=explained(db),
         )
@@ -179,7 +183,9 @@ class _Work:
             examples=examples(db, spec),
             broken=tuple(records.broken.examples),
             late_seconds=self._late(file),
-            sooner=sooner(db, spec, self._stream.store, file.company, self._commits, file.entry.modified),
+            sooner=sooner(
+                db, spec, self._stream.store, file.company, commits=self._commits, arrived=file.entry.modified
+            ),
         )
 
     def _staged(self, db: duckdb.DuckDBPyConnection, file: LegacyFile) -> tuple[Records, str | None, bool]:

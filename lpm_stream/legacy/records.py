@@ -1,7 +1,7 @@
 """Records out of the lines of a legacy file: each with the number of its line, the broken ones told apart.
 
-A record is a line, or several where a quoted value has line ends in it. A quote that is never closed costs only its
-line: lines that together are no record of the right number of values are not put together.
+A record is a line, or several where a quoted value has line ends in it. A quote that is never closed costs only
+its line: lines that together are no record of the right number of values are not put together.
 """
 
 import re
@@ -57,8 +57,10 @@ class Records:
         self._form = form
         self._lines = lines
         self._open: list[tuple[str, int]] = []  # lines from one on that may begin a record of several
-        self._well_quoted = _quoting(form, "*")
-        self._whole = re.compile(_quoting(form, f"{{{len(form.columns) - 1}}}"))
+        self._well_quoted = ""
+        if form.quote is not None:
+            self._well_quoted = _quoting(form.quote, form.delimiter, "*")
+            self._whole = re.compile(_quoting(form.quote, form.delimiter, f"{{{len(form.columns) - 1}}}"))
         self.broken = Broken()
         self.count = 0
 
@@ -165,8 +167,8 @@ def _within_limit(texts: list[str], begin: int, end: int) -> str | None:
     return "\n".join(texts[begin:end])
 
 
-def _quoting(form: LegacyFormat, times: str) -> str:
+def _quoting(quote: str, delimiter: str, times: str) -> str:
     """A regular expression for well quoted values, the first followed by `times` more."""
-    quote, delimiter = re.escape(form.quote or ""), re.escape(form.delimiter)
+    quote, delimiter = re.escape(quote), re.escape(delimiter)
     value = f"(?:{quote}(?:[^{quote}]|{quote}{quote})*{quote}|[^{quote}{delimiter}\n]*)"
     return rf"^{value}(?:{delimiter}{value}){times}\r?$"

@@ -27,8 +27,8 @@ class Faults:
         broken: lines of the file that could not be compared.
         explained: rows that differ for a good reason, which the three counts leave out. `corrected_later`: changed
             after the file was cut; `committed_later`: first committed after it was cut; `withdrawn_later`: deleted
-            from the source after it was cut; `in_neighbour`: stands in the file of the period before or after, near
-            whose edge it lies; `grace`: the stream, or that neighbouring file, may still bring it.
+            from the source after it was cut; `in_neighbour`: lies near an edge of the period and
+            stands in the file beyond it; `grace`: the stream, or that neighbouring file, may still bring it.
     """
 
     rows_in_file: int = 0
@@ -74,8 +74,8 @@ class Reconciliation:
         company: its id.
         period: what the file covers.
         compared_at: when.
-        verdict: `failed`: more than the tolerance is unexplained, or the file is not what it should be; `late`: the
-            file is overdue; `waiting`: it still grows; `unread`: the file or the company's database could not be
+        verdict: `failed`: more than the tolerance is unexplained, or the file is not what it should be; `late`:
+            it is overdue; `waiting`: it still grows; `unread`: the file or the company's database could not be
             read, which says nothing about the stream.
         file: path below the location; None if there is none.
         modified: when the file was last written to.

@@ -20,6 +20,7 @@ def sooner(
     spec: FeedSpec,
     store: ControlStore,
     company: str,
+    *,
     commits: Commits,
     arrived: datetime,
 ) -> Sooner | None:

@@ -1,6 +1,7 @@
 """Brings a file and the rows that it should carry into DuckDB, on disk, where they are compared."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import duckdb
 import polars as pl
@@ -25,6 +26,14 @@ MOST_KEYS = 20_000
 
 _PIECE = "piece"
 _ROWS_AT_ONCE = 50_000
+
+
+@dataclass(frozen=True)
+class Target:
+    """A company and the URL of its database."""
+
+    company: str
+    url: str
 
 
 def stage_file(db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat, records: Records) -> None:
@@ -53,7 +62,7 @@ def stage_file(db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat
 
 
 def stage_period(
-    db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat, company: str, url: str, period: Period
+    db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat, target: Target, period: Period
 ) -> None:
     """Makes `stored` of the company's rows whose event time is in the period; it is there also if that fails.
 
@@ -61,32 +70,27 @@ def stage_period(
         TargetFaultError: if the company's database cannot be read.
     """
     _create(db, STORED, spec.columns, f"{WITHIN} BOOLEAN")
-    _stage(db, spec, form, company, url, period)
+    _stage(db, spec, form, target, period)
 
 
-def stage_others(
-    db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat, company: str, url: str
-) -> None:
+def stage_others(db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat, target: Target) -> None:
     """Adds to `stored` the company's rows outside of the period whose keys are in the file.
 
     Raises:
         TargetFaultError: if the company's database cannot be read.
     """
     key = key_columns(spec)
-    db.execute(
-        f"CREATE OR REPLACE TEMP TABLE unfound AS SELECT {key} FROM {FILE} ANTI JOIN {STORED} USING ({key})"
-    )
+    db.execute(f"CREATE OR REPLACE TABLE unfound AS SELECT {key} FROM {FILE} ANTI JOIN {STORED} USING ({key})")
     keys = db.execute(f"SELECT {key} FROM unfound LIMIT {MOST_KEYS + 1}").fetchall()
     if keys:
-        _stage(db, spec, form, company, url, keys if len(keys) <= MOST_KEYS else None)
+        _stage(db, spec, form, target, keys if len(keys) <= MOST_KEYS else None)
 
 
 def _stage(
     db: duckdb.DuckDBPyConnection,
     spec: FeedSpec,
     form: LegacyFormat,
-    company: str,
-    url: str,
+    target: Target,
     wanted: Period | Sequence[tuple[KeyPart, ...]] | None,
 ) -> None:
     """Adds a period, the rows of these keys, or what `unfound` has, to `stored`."""
@@ -95,7 +99,7 @@ def _stage(
     names = ", ".join(map(quoted, spec.column_names))
     only = f"SEMI JOIN unfound USING ({key_columns(spec)})" if wanted is None else ""
     statement = f"INSERT INTO {STORED} SELECT {names}, {span is not None} FROM {_PIECE} {only}"
-    with db.cursor() as writer, database_rows(db, spec, company, url, keys, span) as reader:
+    with db.cursor() as writer, database_rows(db, spec, target.company, target.url, keys, span=span) as reader:
         writer.execute("BEGIN")
         for frame in _gathered(reader):
             _insert(writer, values.from_database(spec, form, frame), statement)

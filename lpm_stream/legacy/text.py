@@ -8,7 +8,7 @@ from typing import IO
 from lpm_stream.feed.legacy import LegacyFormat
 
 UNDECODABLE = "\ufdd0"
-"""Stands where bytes could not be decoded. Unicode keeps this character out of all text, so lines with it are bad."""
+"""Stands where bytes could not be decoded. Unicode keeps it out of all text: lines with it are bad."""
 
 _BYTES_AT_ONCE = 1 << 20
 _GZIP = 31  # zlib's word for a gzip header around the largest window

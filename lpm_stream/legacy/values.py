@@ -1,7 +1,7 @@
 """The values of a legacy file and of a database, brought to the one form in which they are compared.
 
-Instants become wall-clock times of the format's zone, cut to the precision that the file has; so a file whose
-hour comes twice when clocks are set back compares as it reads. Everything else takes the canonical form of the audit.
+Instants become wall-clock times of the format's zone, cut to the precision that the file has; so the hour that
+comes twice when clocks are set back compares as it reads. Everything else takes the canonical form of the audit.
 """
 
 from dataclasses import dataclass
