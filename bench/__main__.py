@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import backlog, latency
+from bench import backlog, latency, legacy
 from bench.measure import Measure
 
 BUILD = Path("build")
-PARTS = {"backlog": backlog.measure, "latency": latency.measure}
+PARTS = {"backlog": backlog.measure, "latency": latency.measure, "legacy": legacy.measure}
 
 
 def main() -> None:

@@ -1,8 +1,4 @@
-"""The comparison of legacy files with the companies' tables: of those there are, and of those there should be.
-
-Company databases are read with the audit's reader: not to be called in a process that delivers to the same SQLite
-files (see `lpm_stream.audit.sqlite`).
-"""
+"""The comparison of legacy files with the companies' tables: of those there are, and of those there should be."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -12,7 +8,6 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from lpm_stream.audit.database import database_rows
 from lpm_stream.audit.scratch import Scratch, scratch_space
 from lpm_stream.audit.table import pin
 from lpm_stream.control import reconciliations, registry
@@ -28,7 +23,8 @@ from lpm_stream.legacy.names import period_at
 from lpm_stream.legacy.records import Records
 from lpm_stream.legacy.report import Faults, Reconciliation, Verdict
 from lpm_stream.legacy.sooner import sooner
-from lpm_stream.legacy.stage import STORED, WITHIN, Target, stage_file, stage_others, stage_period
+from lpm_stream.legacy.stage import STORED, WITHIN, stage_file, stage_others, stage_period
+from lpm_stream.legacy.stored import Target, stored_rows
 from lpm_stream.legacy.text import Text
 from lpm_stream.legacy.values import compared, from_file
 from lpm_stream.stream import Stream
@@ -230,13 +226,11 @@ class _Work:
         return max(0.0, (arrived - file.period.end).total_seconds() - slack)
 
     def _has_rows(self, task: Absent) -> bool:
-        span = (task.period.start, task.period.end)
+        target = Target(task.company, self._urls[task.company])
         with scratch_space(self._stream.settings.home / "scratch") as scratch:
             try:
-                with database_rows(
-                    scratch.db, self._spec, task.company, self._urls[task.company], span=span
-                ) as reader:
-                    return any(batch.num_rows for batch in reader)
+                with stored_rows(scratch.db, self._spec, target, task.period) as stored:
+                    return any(batch.num_rows for batch in stored.batches)
             except NoDatabaseError:
                 return False
 

@@ -1,21 +1,19 @@
 """Brings a file and the rows that it should carry into DuckDB, on disk, where they are compared."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 import duckdb
 import polars as pl
 import pyarrow as pa
 
 from lpm_stream.audit.canonical import duckdb_type, from_database
-from lpm_stream.audit.database import database_rows
-from lpm_stream.audit.report import KeyPart
 from lpm_stream.audit.sql import key_columns, quoted
 from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.feed.spec import Column, FeedSpec
 from lpm_stream.legacy import values
 from lpm_stream.legacy.names import Period
 from lpm_stream.legacy.records import LINE, Records
+from lpm_stream.legacy.stored import Target, Wanted, stored_rows
 
 FILE = "file"  # rows of the file: its columns, `_line`, and `_broken`: only the key counts
 STORED = "stored"  # rows of the company's table: the compared columns, and `_within` the period or not
@@ -26,14 +24,6 @@ MOST_KEYS = 20_000
 
 _PIECE = "piece"
 _ROWS_AT_ONCE = 50_000
-
-
-@dataclass(frozen=True)
-class Target:
-    """A company and the URL of its database."""
-
-    company: str
-    url: str
 
 
 def stage_file(db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat, records: Records) -> None:
@@ -87,35 +77,30 @@ def stage_others(db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyForm
 
 
 def _stage(
-    db: duckdb.DuckDBPyConnection,
-    spec: FeedSpec,
-    form: LegacyFormat,
-    target: Target,
-    wanted: Period | Sequence[tuple[KeyPart, ...]] | None,
+    db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat, target: Target, wanted: Wanted
 ) -> None:
-    """Adds a period, the rows of these keys, or what `unfound` has, to `stored`."""
-    span = (wanted.start, wanted.end) if isinstance(wanted, Period) else None
-    keys = None if isinstance(wanted, Period) else wanted
-    names = ", ".join(map(quoted, spec.column_names))
+    """Adds a period, the rows of these keys, or for None what `unfound` has, to `stored`."""
     only = f"SEMI JOIN unfound USING ({key_columns(spec)})" if wanted is None else ""
-    statement = f"INSERT INTO {STORED} SELECT {names}, {span is not None} FROM {_PIECE} {only}"
-    with db.cursor() as writer, database_rows(db, spec, target.company, target.url, keys, span=span) as reader:
+    with db.cursor() as writer, stored_rows(db, spec, target, wanted) as stored:
+        columns = ", ".join(stored.columns)
+        within = isinstance(wanted, Period)
+        statement = f"INSERT INTO {STORED} SELECT {columns}, {within} FROM {_PIECE} {only}"
         writer.execute("BEGIN")
-        for frame in _gathered(reader):
+        for frame in _gathered(stored.batches):
             _insert(writer, values.from_database(spec, form, frame), statement)
         writer.execute("COMMIT")
 
 
-def _gathered(reader: pa.RecordBatchReader) -> Iterator[pl.DataFrame]:
+def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
     held: list[pa.RecordBatch] = []
     rows = 0
-    for batch in reader:
+    for batch in batches:
         held.append(batch)
         rows += batch.num_rows
         if rows >= _ROWS_AT_ONCE:
             yield pl.DataFrame(pa.Table.from_batches(held))
             held, rows = [], 0
-    if held:
+    if rows:
         yield pl.DataFrame(pa.Table.from_batches(held))
 
 

@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import polars as pl
 
 from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.feed.spec import FeedSpec
-from lpm_stream.legacy.listing import LegacyFile
 from lpm_stream.legacy.location import open_location
 from lpm_stream.legacy.names import Period, file_name
 from lpm_stream.legacy.reconcile import look, reconcile
