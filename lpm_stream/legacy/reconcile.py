@@ -1,6 +1,7 @@
 """The comparison of legacy files with the companies' tables: of those there are, and of those there should be."""
 
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,6 +29,8 @@ from lpm_stream.legacy.stored import Target, stored_rows
 from lpm_stream.legacy.text import Text
 from lpm_stream.legacy.values import compared, from_file
 from lpm_stream.stream import Stream
+
+_MEMORY = "128MB"  # of DuckDB; more is spilled
 
 Done = Callable[[Reconciliation], None]
 
@@ -153,12 +156,15 @@ class _Work:
 
     def _compared(self, scratch: Scratch, file: LegacyFile) -> Reconciliation:
         db, spec, form = scratch.db, self._spec, self._form
-        records, problem, cut_short = self._staged(db, file)
+        db.execute(f"SET memory_limit = '{_MEMORY}'")
         target = Target(file.company, self._urls[file.company])
-        with suppress(NoDatabaseError):  # right for a company that has received nothing: all rows are missing
+        with db.cursor() as own, ThreadPoolExecutor(1) as beside, suppress(NoDatabaseError):
+            staged = beside.submit(self._staged, own, file)  # both sides at once: they keep a core busy each
             stage_period(db, spec, form, target, file.period)
+        records, problem, cut_short = staged.result()
+        with suppress(NoDatabaseError):  # right for a company that has received nothing: all rows are missing
             stage_others(db, spec, form, target)
-        compare(db, spec, form, cut_short=cut_short)
+        compare(db, spec, cut_short=cut_short)
         explain(db, spec, form, self._case(file))
         counts = count_faults(db)
         faults = Faults(
@@ -176,7 +182,7 @@ class _Work:
             "failed" if failed else "passed",
             faults=faults,
             problem=problem,
-            examples=examples(db, spec),
+            examples=examples(db, spec, form, target, self._rows(file)),
             broken=tuple(records.broken.examples),
             late_seconds=self._late(file),
             sooner=sooner(
@@ -209,12 +215,13 @@ class _Work:
     def _keys(self, company: str, start: datetime) -> Iterator[pl.DataFrame] | None:
         """The keys in a company's file of the period from `start` on, read when they are asked for."""
         file = self._files.get((company, start))
-        return None if file is None else self._read_keys(file)
+        return None if file is None else (rows.select(self._spec.primary_key) for rows in self._rows(file))
 
-    def _read_keys(self, file: LegacyFile) -> Iterator[pl.DataFrame]:
+    def _rows(self, file: LegacyFile) -> Iterator[pl.DataFrame]:
+        """A file's rows, read when they are asked for."""
         with self._location.reading(file.entry.path) as opened:
             for frame in Records(self._form, Lines(self._form, Text(opened, self._form))).frames():
-                yield from_file(self._spec, self._form, frame).rows.select(self._spec.primary_key)
+                yield from_file(self._spec, self._form, frame).rows
 
     def _late(self, file: LegacyFile) -> float:
         """By how much the first issue of a file came too late."""

@@ -5,14 +5,13 @@ from datetime import datetime
 import duckdb
 import polars as pl
 
-from lpm_stream.audit.sql import quoted, same_key
+from lpm_stream.audit.sql import same_key
 from lpm_stream.control import ledger
 from lpm_stream.control.store import ControlStore
-from lpm_stream.feed.schema import COMMIT_VERSION
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.legacy.commits import Commits
 from lpm_stream.legacy.report import Sooner
-from lpm_stream.legacy.stage import FILE, STORED
+from lpm_stream.legacy.stage import FILE, STORED, VERSION
 
 
 def sooner(
@@ -37,9 +36,8 @@ def sooner(
     Raises:
         SourceError: if the source table's log cannot be read.
     """
-    version = quoted(COMMIT_VERSION)
     rows = db.sql(
-        f"SELECT s.{version} AS version, count(*) AS rows FROM {FILE} f JOIN {STORED} s "
+        f"SELECT s.{VERSION} AS version, count(*) AS rows FROM {FILE} f JOIN {STORED} s "
         f"ON {same_key(spec, 'f', 's')} GROUP BY ALL"
     ).pl()
     if rows.is_empty():

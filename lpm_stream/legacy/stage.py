@@ -1,6 +1,10 @@
-"""Brings a file and the rows that it should carry into DuckDB, on disk, where they are compared."""
+"""Brings a file and the rows that it should carry into DuckDB, on disk, where they are compared.
 
-from collections.abc import Iterable, Iterator, Sequence
+Of a row only the key and a 64-bit hash of the values are kept: that keeps a million rows small and quick. Two rows
+with different values pass for equal with a chance of one in 2**64. Whole rows are read again for the examples.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 
 import duckdb
 import polars as pl
@@ -9,21 +13,22 @@ import pyarrow as pa
 from lpm_stream.audit.canonical import duckdb_type, from_database
 from lpm_stream.audit.sql import key_columns, quoted
 from lpm_stream.feed.legacy import LegacyFormat
-from lpm_stream.feed.spec import Column, FeedSpec
+from lpm_stream.feed.schema import COMMIT_VERSION
+from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.legacy import values
 from lpm_stream.legacy.names import Period
 from lpm_stream.legacy.records import LINE, Records
 from lpm_stream.legacy.stored import Target, Wanted, stored_rows
 
-FILE = "file"  # rows of the file: its columns, `_line`, and `_broken`: only the key counts
-STORED = "stored"  # rows of the company's table: the compared columns, and `_within` the period or not
-BROKEN, WITHIN = "_broken", "_within"
+FILE = "file"  # rows of the file: key, `_hash`, `_line`, and `_broken`: only the key counts
+STORED = "stored"  # rows of the company's table: key, `_hash`, `_at`, `_version`, and `_within` the period or not
+HASH, AT, VERSION, BROKEN, WITHIN = "_hash", "_at", "_version", "_broken", "_within"
 
 MOST_KEYS = 20_000
 """So many rows of a file are looked up by key outside of its period; for more, the whole table is read."""
 
 _PIECE = "piece"
-_ROWS_AT_ONCE = 50_000
+_ROWS_AT_ONCE = 20_000
 
 
 def stage_file(db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat, records: Records) -> None:
@@ -35,10 +40,9 @@ def stage_file(db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat
         form: the declared format.
         records: the file's.
     """
-    columns = [spec.column(name) for name in form.used.values()]
-    _create(db, FILE, columns, f"{LINE} BIGINT, {BROKEN} BOOLEAN")
-    selected = ", ".join(from_database(spec, column) for column in columns)
-    db.execute("BEGIN")
+    _create(db, spec, FILE, f"{LINE} BIGINT, {BROKEN} BOOLEAN")
+    canonical = {name: from_database(spec, spec.column(name)) for name in form.used.values()}
+    statement = f"INSERT INTO {FILE} SELECT {_kept(spec, form, canonical)}, {LINE}, {BROKEN} FROM {_PIECE}"
     for frame in records.frames():
         typed = values.from_file(spec, form, frame)
         bad = pl.repeat(value=False, n=frame.height, eager=True)
@@ -46,8 +50,7 @@ def stage_file(db: duckdb.DuckDBPyConnection, spec: FeedSpec, form: LegacyFormat
             records.broken.add(frame.filter(found & ~bad)[LINE], reason)
             bad = bad | found
         rows = typed.rows.with_columns(bad.alias(BROKEN)).filter(~typed.keyless)
-        _insert(db, rows, f"INSERT INTO {FILE} SELECT {selected}, {LINE}, {BROKEN} FROM {_PIECE}")
-    db.execute("COMMIT")
+        _insert(db, rows, statement)
     _drop_repeated(db, spec, records)
 
 
@@ -59,7 +62,7 @@ def stage_period(
     Raises:
         TargetFaultError: if the company's database cannot be read.
     """
-    _create(db, STORED, spec.columns, f"{WITHIN} BOOLEAN")
+    _create(db, spec, STORED, f"{AT} TIMESTAMP, {VERSION} BIGINT, {WITHIN} BOOLEAN")
     _stage(db, spec, form, target, period)
 
 
@@ -82,13 +85,12 @@ def _stage(
     """Adds a period, the rows of these keys, or for None what `unfound` has, to `stored`."""
     only = f"SEMI JOIN unfound USING ({key_columns(spec)})" if wanted is None else ""
     with db.cursor() as writer, stored_rows(db, spec, target, wanted) as stored:
-        columns = ", ".join(stored.columns)
-        within = isinstance(wanted, Period)
-        statement = f"INSERT INTO {STORED} SELECT {columns}, {within} FROM {_PIECE} {only}"
-        writer.execute("BEGIN")
+        canonical = dict(zip(spec.column_names, stored.columns, strict=True))
+        kept = _kept(spec, form, canonical)
+        more = f"{quoted(spec.event_time_column)}, {quoted(COMMIT_VERSION)}, {isinstance(wanted, Period)}"
+        statement = f"INSERT INTO {STORED} SELECT {kept}, {more} FROM {_PIECE} {only}"
         for frame in _gathered(stored.batches):
             _insert(writer, values.from_database(spec, form, frame), statement)
-        writer.execute("COMMIT")
 
 
 def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
@@ -110,13 +112,16 @@ def _insert(db: duckdb.DuckDBPyConnection, rows: pl.DataFrame, statement: str) -
     db.unregister(_PIECE)
 
 
-def _create(db: duckdb.DuckDBPyConnection, table: str, columns: Sequence[Column], more: str) -> None:
-    types = ", ".join(f"{quoted(column.name)} {_type(column)}" for column in columns)
-    db.execute(f"CREATE OR REPLACE TABLE {table} ({types}, {more})")
+def _create(db: duckdb.DuckDBPyConnection, spec: FeedSpec, table: str, more: str) -> None:
+    key = ", ".join(f"{quoted(name)} {duckdb_type(spec.column(name))}" for name in spec.primary_key)
+    db.execute(f"CREATE OR REPLACE TABLE {table} ({key}, {HASH} UBIGINT, {more})")
 
 
-def _type(column: Column) -> str:
-    return "TIMESTAMP" if column.type == "timestamp" else duckdb_type(column)
+def _kept(spec: FeedSpec, form: LegacyFormat, canonical: Mapping[str, str]) -> str:
+    """The key and the hash of the values that both sides have, from expressions for the columns."""
+    others = [canonical[name] for name in form.used.values() if name not in spec.primary_key]
+    key = ", ".join(canonical[name] for name in spec.primary_key)
+    return f"{key}, hash({', '.join(others or ['0'])})"
 
 
 def _drop_repeated(db: duckdb.DuckDBPyConnection, spec: FeedSpec, records: Records) -> None:

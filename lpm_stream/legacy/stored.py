@@ -1,8 +1,8 @@
 """Reads a company's table for the comparison.
 
-The audit's reader goes through Python, value by value; a million rows take it 7 s. For SQLite there is a quicker way:
-ADBC hands over Arrow. It is the SQLite that delivery uses, so this may run in a process that delivers. Every other
-kind of database is read as the audit reads it.
+The audit's reader goes through Python, value by value; a million rows take it 7 s. For SQLite there is a quicker
+way: ADBC hands over Arrow. It is the SQLite that delivery uses, so this may run in a process that delivers. Every
+other kind of database is read as the audit reads it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -98,13 +98,13 @@ def _read_sqlite(spec: FeedSpec, url: sa.URL, wanted: Wanted) -> Iterator[pa.Rec
     if not url.database or not Path(url.database).exists():
         raise NoDatabaseError(f"database {url.render_as_string()} does not exist; deliver makes it")
     try:
-        with adbc.connect(f"{Path(url.database).absolute().as_uri()}?mode=ro") as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
-                cursor.fetchall()
-                for condition, values in _conditions(spec, wanted):
-                    cursor.execute(_query(spec, condition), values)
-                    yield from _without_first_row(cursor.fetch_record_batch())
+        uri = f"{Path(url.database).absolute().as_uri()}?mode=ro"
+        with adbc.connect(uri) as connection, connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+            cursor.fetchall()
+            for condition, values in _conditions(spec, wanted):
+                cursor.execute(_query(spec, condition), values)
+                yield from _without_first_row(cursor.fetch_record_batch())
     except (Error, pa.ArrowException, OSError) as error:
         raise TargetFaultError(f"database {url.render_as_string()} cannot be read: {one_line(error)}") from error
 
