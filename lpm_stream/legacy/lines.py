@@ -11,7 +11,7 @@ from lpm_stream.legacy.text import Text
 LONGEST = 1 << 20
 """Characters of a line or record; longer ones are broken."""
 
-_CHARACTERS_AT_ONCE = 2 << 20
+_CHARACTERS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
