@@ -4,7 +4,7 @@ import asyncssh
 import pytest
 
 from lpm_stream.errors import LegacyError, LpmStreamError
-from lpm_stream.legacy.location import open_location
+from lpm_stream.legacy.location import Location, open_location
 from lpm_stream.settings import Settings
 from lpm_stream_tests.legacy.sftp import PASSWORD, USER, serving
 
@@ -31,7 +31,7 @@ def sftp(server, tmp_path):
     )
 
 
-def changed(settings, **values):
+def changed(settings: Settings, **values: object) -> Settings:
     return settings.model_copy(update=values)
 
 
@@ -103,12 +103,14 @@ def test_a_connection_cut_mid_file_is_an_error(root, server, sftp):
     (root / "out" / "x").write_bytes(b"0123456789" * 500_000)
     with open_location(sftp) as location:
         server.cut_after = 2_000_000
-        with (
-            pytest.raises(LegacyError, match="legacy file 'x' cannot be read: "),
-            location.reading("x") as file,
-        ):
-            while file.read(1 << 20):
-                pass
+        with pytest.raises(LegacyError, match="legacy file 'x' cannot be read: "):
+            read_all(location, "x")
+
+
+def read_all(location: Location, path: str) -> None:
+    with location.reading(path) as file:
+        while file.read(1 << 20):
+            pass
 
 
 def test_a_server_that_is_down_is_an_error(sftp):

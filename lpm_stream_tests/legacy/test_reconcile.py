@@ -1,11 +1,15 @@
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 from deltalake import DeltaTable
 
-from lpm_stream.control import reconciliations
+from lpm_stream.control import ledger, reconciliations
+from lpm_stream.control.latency import Latencies
 from lpm_stream.legacy.report import Faults
+from lpm_stream.stream import Stream
 from lpm_stream_tests.example import START, orders
 from lpm_stream_tests.legacy.example import HOUR, LATER, NEXT, commit, commit_at, compare, deliver, keys, one, put
 
@@ -51,7 +55,7 @@ def test_every_column_is_compared(delivered, column):
         "due": value + pl.duration(days=1),
     }.get(column, value + 1)
     rows = ROWS.with_columns(pl.when(pl.col("id") == "k7").then(other).otherwise(value).alias(column))
-    put(delivered, "A", rows.cast(dict(ROWS.schema)))
+    put(delivered, "A", rows.cast(ROWS.schema))
     result = one(delivered)
     assert result.faults == Faults(50, 50, different=1)
     assert result.examples["different"][0].columns == (column,)
@@ -89,7 +93,7 @@ def test_a_row_corrected_before_the_cut_is_not(delivered):
     assert (result.verdict, keys(result)) == ("failed", {"different": ["k3"]})
 
 
-def update(stream, key, at):
+def update(stream: Stream, key: str, at: datetime) -> None:
     DeltaTable(stream.table).update(updates={"amount": "99"}, predicate=f"id = '{key}'")
     commit_at(stream.table, at)
     deliver(stream)
@@ -193,9 +197,6 @@ def test_the_history_has_one_result_a_period(delivered):
 
 
 def test_a_file_says_how_much_sooner_the_stream_was(delivered):
-    from lpm_stream.control import ledger
-    from lpm_stream.control.latency import Latencies
-
     put(delivered, "A", ROWS)
     assert one(delivered).sooner is None  # the ledger has nothing of that hour
     latencies = Latencies()
@@ -209,10 +210,6 @@ def test_a_file_says_how_much_sooner_the_stream_was(delivered):
 
 
 def test_an_unreadable_database_says_nothing_of_the_stream(delivered):
-    from pathlib import Path
-
-    import sqlalchemy as sa
-
     put(delivered, "A", ROWS)
     assert one(delivered).verdict == "passed"
     Path(sa.make_url(delivered.settings.database_url("A")).database or "").write_bytes(b"garbage" * 1000)

@@ -61,7 +61,10 @@ def test_line_ends_of_windows_and_blank_lines_behind():
 
 
 def test_broken_lines_are_told_by_number_and_the_rest_is_read():
-    body = b'a|b|c\n1|x|\n2|x\n3|"x|\n4|x|\n5|a"b"|\n6|\xff|\n7|"x"y|\n8|x|\n9|x|y|z\n10|"one\nrecord"|\n11|"|\nT|11\n'
+    body = (
+        b'a|b|c\n1|x|\n2|x\n3|"x|\n4|x|\n5|a"b"|\n6|\xff|\n'
+        b'7|"x"y|\n8|x|\n9|x|y|z\n10|"one\nrecord"|\n11|"|\nT|11\n'
+    )
     read = Read(PLAIN, body)
     assert [row[0] for row in read.rows] == ["1", "4", "8", "10"]
     quote = "has a quote that is not closed, or in the wrong place"
@@ -110,7 +113,7 @@ def test_it_does_not_matter_where_pieces_end(monkeypatch, size):
 )
 def test_what_is_wrong_with_a_file_as_a_whole(body, problem, ids):
     read = Read(PLAIN, body)
-    assert (problem in read.problem) if problem else read.problem is None
+    assert problem in (read.problem or "") if problem else read.problem is None
     assert [row[0] for row in read.rows] == ids
     assert read.broken == []
 
@@ -158,7 +161,7 @@ ROWS = st.lists(
         {
             "id": TEXT,
             "customer": st.just("A"),
-            "ordered_at": st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)),
+            "ordered_at": st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)),  # noqa: DTZ001 - as Hypothesis wants them
             "amount": st.none() | st.integers(-(2**63), 2**63 - 1),
             "note": st.none() | TEXT,
             "weight": st.none() | st.floats(allow_nan=False),
@@ -197,8 +200,11 @@ def test_what_is_written_is_read_again(rows, characters, compression, header, en
     frame = pl.DataFrame(rows, schema=plain, orient="row").with_columns(pl.col("ordered_at").cast(INSTANT))
     read = typed(form, SPEC, content(SPEC, form, frame))
     assert read.rows() == [
-        (row["id"], row["ordered_at"], row["amount"], row["note"], row["weight"], row["count"])
-        + (None if row["paid"] is None else int(row["paid"]), row["due"] and row["due"].isoformat())
+        (
+            *(row[name] for name in ("id", "ordered_at", "amount", "note", "weight", "count")),
+            None if row["paid"] is None else int(row["paid"]),
+            row["due"] and row["due"].isoformat(),
+        )
         for row in rows
     ]
 

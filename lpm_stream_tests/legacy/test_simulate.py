@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from lpm_stream.errors import LegacyError
 from lpm_stream.legacy.location import open_location
 from lpm_stream.legacy.report import Faults
-from lpm_stream.legacy.simulate import write_file
+from lpm_stream.legacy.names import Period
+from lpm_stream.legacy.simulate import Fault, Written, write_file
+from lpm_stream.stream import Stream
 from lpm_stream_tests.example import orders
 from lpm_stream_tests.legacy.example import HOUR, LATER, NEXT, commit, compare, deliver, keys, touch
 
@@ -33,7 +36,7 @@ def delivered(stream):
     return stream
 
 
-def write(stream, company, fault=None, period=HOUR):
+def write(stream: Stream, company: str, fault: Fault | None = None, period: Period = HOUR) -> Written:
     with open_location(stream.settings) as location:
         written = write_file(stream.spec, stream.table, location, company, period, fault=fault)
     if written.path:
@@ -82,7 +85,7 @@ def test_no_row_no_fault(delivered):
         write(delivered, "A", "missing-row", NEXT)
 
 
-def run(home, *arguments):
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "lpm_stream", *arguments, "--dir", str(home)],
         capture_output=True,
@@ -93,6 +96,13 @@ def run(home, *arguments):
     )
 
 
+def settle(home: Path) -> None:
+    """Lets all files be written some time ago."""
+    for path in (home / "legacy").rglob("*.gz"):
+        earlier = path.stat().st_mtime - 600
+        os.utime(path, (earlier, earlier))
+
+
 def test_the_commands(tmp_path):
     assert run(tmp_path, "simulate", "--for", "1", "--companies", "2").returncode == 0
     assert run(tmp_path, "publish").returncode == 0
@@ -101,16 +111,14 @@ def test_the_commands(tmp_path):
     assert written.returncode == 0, written.stderr
     assert run(tmp_path, "reconcile", "--company", "nobody").returncode == 2
     assert "give an instant like" in run(tmp_path, "reconcile", "--since", "yesterday").stderr
-    for path in (tmp_path / "legacy").rglob("*.gz"):
-        os.utime(path, (path.stat().st_mtime - 600, path.stat().st_mtime - 600))
+    settle(tmp_path)
     done = run(tmp_path, "reconcile", "--json", str(tmp_path / "out.json"))
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [one["verdict"] for one in results] == ["passed"] * 4
     truncated = run(tmp_path, "simulate-legacy", "--company", "COMPANY-02", "--fault", "truncated-file")
-    assert "_R1.txt.gz" in truncated.stdout
-    for path in (tmp_path / "legacy").rglob("*_R1*"):
-        os.utime(path, (path.stat().st_mtime - 600, path.stat().st_mtime - 600))
+    assert "with fault truncated-file" in truncated.stdout
+    settle(tmp_path)
     done = run(tmp_path, "reconcile")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the file is cut short" in done.stdout
