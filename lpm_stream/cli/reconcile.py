@@ -109,23 +109,23 @@ def _instant(text: str | None) -> datetime | None:
 
 def _print(results: "list[Reconciliation]", unrecognised: tuple[str, ...]) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("company", overflow="fold", min_width=12)
-    table.add_column("period (UTC)", no_wrap=True)
-    for heading in ("in file", "in table", "missing", "extra", "different", "broken", "explained", "sooner"):
+    table.add_column("company", overflow="fold", min_width=10)
+    table.add_column("from (UTC)", min_width=11)
+    table.add_column("verdict", min_width=7)
+    for heading in ("file", "table", "miss", "extra", "diff", "broken", "fine", "sooner"):
         table.add_column(heading, justify="right")
-    table.add_column("verdict")
     for one in results:
         faults = one.faults
         counts = (faults.missing, faults.extra, faults.different, faults.broken)
         table.add_row(
             Text(one.company),
-            f"{one.period.start:%Y-%m-%d %H:%M}",
+            f"{one.period.start:%m-%d %H:%M}",
+            Text(one.verdict, style=_STYLES[one.verdict]),
             f"{faults.rows_in_file:,}",
             f"{faults.rows_in_table:,}",
             *(Text(f"{count:,}", style="red" if count else "") for count in counts),
             f"{sum(faults.explained.values()):,}",
             f"{one.sooner.median:,.0f} s" if one.sooner else "",
-            Text(one.verdict, style=_STYLES[one.verdict]),
         )
     console.print(table)
     for one in results:

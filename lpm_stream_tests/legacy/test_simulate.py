@@ -12,8 +12,8 @@ import pytest
 
 from lpm_stream.errors import LegacyError
 from lpm_stream.legacy.location import open_location
-from lpm_stream.legacy.report import Faults
 from lpm_stream.legacy.names import Period
+from lpm_stream.legacy.report import Faults
 from lpm_stream.legacy.simulate import Fault, Written, write_file
 from lpm_stream.stream import Stream
 from lpm_stream_tests.example import orders
