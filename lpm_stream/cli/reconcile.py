@@ -112,7 +112,7 @@ def _print(results: "list[Reconciliation]", unrecognised: tuple[str, ...]) -> No
     table.add_column("company", overflow="fold", min_width=10)
     table.add_column("from (UTC)", min_width=11)
     table.add_column("verdict", min_width=7)
-    for heading in ("file", "table", "miss", "extra", "diff", "broken", "fine", "sooner"):
+    for heading in ("file", "table", "missing", "extra", "differ", "broken"):
         table.add_column(heading, justify="right")
     for one in results:
         faults = one.faults
@@ -124,14 +124,17 @@ def _print(results: "list[Reconciliation]", unrecognised: tuple[str, ...]) -> No
             f"{faults.rows_in_file:,}",
             f"{faults.rows_in_table:,}",
             *(Text(f"{count:,}", style="red" if count else "") for count in counts),
-            f"{sum(faults.explained.values()):,}",
-            f"{one.sooner.median:,.0f} s" if one.sooner else "",
         )
     console.print(table)
     for one in results:
         where = f"{one.company}: {one.file or one.period.start.isoformat()}"
+        notes = [f"{count:,} {why.replace('_', ' ')}" for why, count in one.faults.explained.items()]
+        if one.sooner:
+            notes.append(f"the stream was {one.sooner.median:,.0f} s sooner, at the median")
         if one.problem:
-            console.print(Text(f"{where}: {one.problem}"), soft_wrap=True)
+            notes.insert(0, one.problem)
+        if notes:
+            console.print(Text(f"{where}: {'; '.join(notes)}"), soft_wrap=True)
         for kind, found in one.examples.items():
             for example in found:
                 key = ", ".join(map(str, example.key))
