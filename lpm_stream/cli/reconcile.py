@@ -10,13 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lpm_stream.cli.common import Feed, Home, Json, console, opened, write_json
-from lpm_stream.control import registry
 from lpm_stream.errors import LpmStreamError
-from lpm_stream.stream import Stream
 
 if TYPE_CHECKING:
     from lpm_stream.legacy.report import Reconciliation
     from lpm_stream.legacy.simulate import Fault
+    from lpm_stream.stream import Stream
 
 _SECOND_LOOK_SECONDS = 2.0  # whether a fresh file still grows
 _FAULTS = ("missing-row", "extra-row", "changed-value", "truncated-file", "late-file")
@@ -39,8 +38,8 @@ def reconcile(
 
     Exit code 1 if a file fails or is overdue, or could not be read. A file that still grows is left for later.
     """
-    from lpm_stream.legacy.location import open_location  # noqa: PLC0415 - DuckDB and all only for this
-    from lpm_stream.legacy.reconcile import look, reconcile  # noqa: PLC0415
+    from lpm_stream.legacy.location import open_location
+    from lpm_stream.legacy.reconcile import look, reconcile
 
     first = _instant(since)
     with opened(home, feed, create=False) as stream, open_location(stream.settings) as location:
@@ -69,8 +68,8 @@ def simulate_legacy(
     json_file: Json = None,
 ) -> None:
     """Write legacy files from the source table, as the legacy system would; again: re-issued."""
-    from lpm_stream.legacy.location import open_location  # noqa: PLC0415 - Delta and all only for this
-    from lpm_stream.legacy.simulate import write_recent  # noqa: PLC0415
+    from lpm_stream.legacy.location import open_location
+    from lpm_stream.legacy.simulate import write_recent
 
     if fault is not None and fault not in _FAULTS:
         raise LpmStreamError(f"fault {fault!r}: choose one of {', '.join(_FAULTS)}")
@@ -90,7 +89,9 @@ def simulate_legacy(
         console.print(Text(f"{what}, with fault {one.fault}" if one.fault else what), soft_wrap=True)
 
 
-def _chosen(stream: Stream, company: str | None) -> list[str]:
+def _chosen(stream: "Stream", company: str | None) -> list[str]:
+    from lpm_stream.control import registry
+
     known = registry.registered(stream.store)
     if company is not None and company not in known:
         raise LpmStreamError(f"company {company!r} is not registered; lpm-stream companies list shows who is")
@@ -109,10 +110,10 @@ def _instant(text: str | None) -> datetime | None:
 
 def _print(results: "list[Reconciliation]", unrecognised: tuple[str, ...]) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("company", overflow="fold", min_width=10)
+    table.add_column("company", overflow="fold", min_width=8)
     table.add_column("from (UTC)", min_width=11)
     table.add_column("verdict", min_width=7)
-    for heading in ("file", "table", "missing", "extra", "differ", "broken"):
+    for heading in ("file", "table", "missing", "extra", "differ", "bad"):
         table.add_column(heading, justify="right")
     for one in results:
         faults = one.faults
@@ -127,20 +128,24 @@ def _print(results: "list[Reconciliation]", unrecognised: tuple[str, ...]) -> No
         )
     console.print(table)
     for one in results:
-        where = f"{one.company}: {one.file or one.period.start.isoformat()}"
-        notes = [f"{count:,} {why.replace('_', ' ')}" for why, count in one.faults.explained.items()]
-        if one.sooner:
-            notes.append(f"the stream was {one.sooner.median:,.0f} s sooner, at the median")
-        if one.problem:
-            notes.insert(0, one.problem)
-        if notes:
-            console.print(Text(f"{where}: {'; '.join(notes)}"), soft_wrap=True)
-        for kind, found in one.examples.items():
-            for example in found:
-                key = ", ".join(map(str, example.key))
-                columns = f" in {', '.join(example.columns)}" if example.columns else ""
-                console.print(Text(f"{where}: {kind}: {key}{columns}"), soft_wrap=True)
-        for line in one.broken:
-            console.print(Text(f"{where}: line {line.line} {line.reason}"), soft_wrap=True)
+        _print_details(one)
     if unrecognised:
         console.print(f"{len(unrecognised):,} other files there are of no registered company, or named otherwise")
+
+
+def _print_details(one: "Reconciliation") -> None:
+    where = f"{one.company}: {one.file or one.period.start.isoformat()}"
+    notes = [f"{count:,} {why.replace('_', ' ')}" for why, count in one.faults.explained.items()]
+    if one.sooner:
+        notes.append(f"the stream was {one.sooner.median:,.0f} s sooner, at the median")
+    if one.problem:
+        notes.insert(0, one.problem)
+    if notes:
+        console.print(Text(f"{where}: {'; '.join(notes)}"), soft_wrap=True)
+    for kind, found in one.examples.items():
+        for example in found:
+            key = ", ".join(map(str, example.key))
+            columns = f" in {', '.join(example.columns)}" if example.columns else ""
+            console.print(Text(f"{where}: {kind}: {key}{columns}"), soft_wrap=True)
+    for line in one.broken:
+        console.print(Text(f"{where}: line {line.line} {line.reason}"), soft_wrap=True)

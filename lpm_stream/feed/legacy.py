@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _PLACE = re.compile(r"\{(.*?)\}")
@@ -169,6 +168,8 @@ class LegacyFormat(BaseModel):
 
 
 def _strftime_works(form: str) -> bool:
+    import polars as pl  # noqa: PLC0415 - the commands start without it
+
     try:
         text = pl.Series([_SOME_INSTANT]).dt.strftime(form)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
