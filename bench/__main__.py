@@ -10,11 +10,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import backlog, latency, postgresql
+from bench import backlog, latency, legacy, postgresql
 from bench.measure import Measure
 
 BUILD = Path("build")
-PARTS = {"backlog": backlog.measure, "latency": latency.measure, "postgresql": postgresql.measure}
+PARTS = {
+    "backlog": backlog.measure,
+    "latency": latency.measure,
+    "legacy": legacy.measure,
+    "postgresql": postgresql.measure,
+}
 
 
 def main() -> None:

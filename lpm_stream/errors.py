@@ -53,5 +53,9 @@ class NoDatabaseError(TargetFaultError):
     """A company's database does not exist: right for one that has received nothing yet."""
 
 
+class LegacyError(LpmStreamError):
+    """The legacy files cannot be listed or read: nothing can be said about them now."""
+
+
 class RowFaultError(LpmStreamError):
     """A company's database refuses a value: the row is the problem, not the database."""

@@ -32,6 +32,16 @@ class Settings(BaseSettings):
         description="URL of a company's database, with {company}; default a SQLite file in HOME/companies. "
         "postgresql://USER@HOST/lpm_{company} is a database for each company, made if the role may do so",
     )
+    legacy_url: str = Field(
+        "", description="folder or URL (sftp://USER@HOST/PATH) of the legacy files; default HOME/legacy"
+    )
+    legacy_known_hosts: Path = Field(
+        Path("~/.ssh/known_hosts"), description="the host keys that an sftp:// server must have one of"
+    )
+    legacy_key: str = Field("", description="the private key for sftp://, as env:NAME or file:PATH")
+    legacy_password: str = Field(
+        "", description="the password for sftp:// where there is no key, as env:NAME or file:PATH"
+    )
     slots: int = Field(4, ge=1, description="company databases written at the same time")
     poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
     tick_seconds: float = Field(14, gt=0, lt=55, description="how long one Dagster sensor tick drains")
@@ -47,6 +57,7 @@ class Settings(BaseSettings):
             "tables_url": str(root / "tables"),
             "hub_url": f"local:{root / 'hub'}",
             "control_url": f"sqlite:///{root / 'control.db'}",
+            "legacy_url": str(root / "legacy"),
             "database_template": f"sqlite:///{root / 'companies'}/{{company}}.db",
         }
         missing = {name: value for name, value in defaults.items() if not getattr(settings, name)}

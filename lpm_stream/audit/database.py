@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +37,7 @@ class Dialect:
         is_part: whether a column of the key is a value in canonical form.
         array: a column's values as they came from the driver, in canonical form, and the places of those that are
             not of the contract's type, which become NULL.
+        instant: an instant as it is stored, for comparisons.
     """
 
     open: Callable[[sa.URL], sa.Engine]
@@ -43,13 +45,21 @@ class Dialect:
     selected: Callable[[Column], sa.ColumnElement[Any]]
     is_part: Callable[[Column, KeyPart], sa.ColumnElement[bool]]
     array: Callable[[ColumnType, Sequence[Any]], tuple[pa.Array, Sequence[int]]]
+    instant: Callable[[datetime], Any]
 
 
 _DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {
-        "sqlite": Dialect(sqlite.open_read_only, sqlite.BEGIN, sqlite.selected, sqlite.is_part, sqlite.array),
+        "sqlite": Dialect(
+            sqlite.open_read_only, sqlite.BEGIN, sqlite.selected, sqlite.is_part, sqlite.array, sqlite.instant
+        ),
         "postgresql": Dialect(
-            postgresql.open_read_only, postgresql.BEGIN, postgresql.selected, postgresql.is_part, postgresql.array
+            postgresql.open_read_only,
+            postgresql.BEGIN,
+            postgresql.selected,
+            postgresql.is_part,
+            postgresql.array,
+            postgresql.instant,
         ),
     },
 )
@@ -62,6 +72,8 @@ def database_rows(
     company: str,
     url: str,
     keys: Sequence[tuple[KeyPart, ...]] | None = None,
+    *,
+    span: tuple[datetime, datetime] | None = None,
 ) -> Iterator[pa.RecordBatchReader]:
     """A company's rows, of one snapshot, in canonical form. Nothing else may use `db` meanwhile.
 
@@ -71,6 +83,7 @@ def database_rows(
         company: the company's id.
         url: SQLAlchemy URL of its database.
         keys: the keys to read, without NULLs. None reads all rows.
+        span: reads, of all rows, those whose event time is from the first aware instant to before the second.
 
     Yields:
         The contract's columns, with `_database`, the company whose database it is; `_odd`, the columns (or NULL)
@@ -83,7 +96,7 @@ def database_rows(
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            for statement in _statements(dialect, spec, keys):
+            for statement in _statements(dialect, spec, keys, span):
                 yield from _read(connection, dialect, spec, company, statement)
         except DBAPIError as error:
             failures.append(error)
@@ -138,9 +151,17 @@ def _require_columns(connection: sa.Connection, spec: FeedSpec) -> None:
 
 
 def _statements(
-    dialect: Dialect, spec: FeedSpec, keys: Sequence[tuple[KeyPart, ...]] | None
+    dialect: Dialect,
+    spec: FeedSpec,
+    keys: Sequence[tuple[KeyPart, ...]] | None,
+    span: tuple[datetime, datetime] | None,
 ) -> Iterator[sa.Select[Any]]:
     everything = sa.select(*map(dialect.selected, spec.columns)).select_from(sa.table(spec.name))
+    if span is not None:
+        begin, end = map(dialect.instant, span)
+        event_time: sa.ColumnClause[Any] = sa.column(spec.event_time_column)
+        yield everything.where(event_time >= begin, event_time < end)
+        return
     if keys is None:
         yield everything
         return

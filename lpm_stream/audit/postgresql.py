@@ -1,6 +1,7 @@
 """PostgreSQL as a database to audit."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType, NoneType
 from typing import Any
 
@@ -90,6 +91,11 @@ def is_part(column: Column, part: KeyPart) -> sa.ColumnElement[bool]:
     return (
         sa.type_coerce(selected(column).element, sa.Text() if isinstance(part, str) else sa.BigInteger()) == part
     )
+
+
+def instant(value: datetime) -> datetime:
+    """An aware instant as it is stored."""
+    return value
 
 
 def array(kind: ColumnType, values: Sequence[Any]) -> tuple[pa.Array, Sequence[int]]:

@@ -7,6 +7,7 @@ each other's locks: audit in a process that does not deliver.
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import Any
@@ -86,6 +87,11 @@ def array(kind: ColumnType, values: Sequence[Any]) -> tuple[pa.Array, Sequence[i
     kept = [value if _belongs(value, expected) else None for value in values]
     odd = [place for place, value in enumerate(values) if value is not kept[place]]
     return pa.array(kept, ARROW_TYPES[kind]), odd
+
+
+def instant(value: datetime) -> str:
+    """An aware instant as it is stored: text that sorts by time."""
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
 
 
 def _belongs(value: Any, expected: type) -> bool:

@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
-from lpm_stream.cli import companies, demo, drains, load, quarantine, simulate, status, verify
+from lpm_stream.cli import companies, demo, drains, load, quarantine, reconcile, simulate, status, verify
 from lpm_stream.cli.common import err, set_up_logging
 from lpm_stream.errors import LpmStreamError
 
@@ -23,9 +23,11 @@ app.command()(drains.relay)
 app.command()(drains.publish)
 app.command()(drains.deliver)
 app.command()(verify.verify)
+app.command()(reconcile.reconcile)
 app.command()(load.backfill)
 app.command()(load.resync)
 app.command()(simulate.simulate)
+app.command()(reconcile.simulate_legacy)
 app.add_typer(companies.app, name="companies")
 app.add_typer(quarantine.app, name="quarantine")
 

@@ -60,3 +60,17 @@ def read_by_minute(store: ControlStore, feed: str, since: datetime) -> dict[str,
         for company, minute, latency in connection.execute(query):
             received.setdefault(company, {})[minute] = Latencies.from_json(latency)
     return received
+
+
+def longest(store: ControlStore, feed: str, company: str, begin: datetime, end: datetime) -> float | None:
+    """The longest latency in seconds of what a company received between two instants, to the minute."""
+    query = sa.select(ledger.c.latency).where(
+        ledger.c.feed == feed,
+        ledger.c.company == company,
+        ledger.c.minute >= begin.replace(second=0, microsecond=0),
+        ledger.c.minute <= end,
+        ledger.c.changes > 0,
+    )
+    with store.read() as connection:
+        found = [Latencies.from_json(text).longest for text in connection.execute(query).scalars()]
+    return max(found, default=None)

@@ -167,3 +167,26 @@ leases = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False),
 )
+
+reconciliations = sa.Table(
+    "reconciliations",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("period_start", UtcDateTime, primary_key=True),
+    sa.Column("period_end", UtcDateTime, nullable=False),
+    sa.Column("compared_at", UtcDateTime, nullable=False),
+    sa.Column("verdict", sa.String(10), nullable=False),
+    sa.Column("file", sa.Unicode(1000)),
+    sa.Column("file_size", sa.BigInteger, nullable=False),
+    sa.Column("file_modified", UtcDateTime),
+    sa.Column("rows_in_file", sa.BigInteger, nullable=False),
+    sa.Column("rows_in_table", sa.BigInteger, nullable=False),
+    sa.Column("missing", sa.BigInteger, nullable=False),
+    sa.Column("extra", sa.BigInteger, nullable=False),
+    sa.Column("different", sa.BigInteger, nullable=False),
+    sa.Column("broken", sa.BigInteger, nullable=False),
+    sa.Column("explained", sa.BigInteger, nullable=False),
+    sa.Column("problem", sa.Unicode(2000)),
+    sa.Column("details", sa.UnicodeText, nullable=False),
+)

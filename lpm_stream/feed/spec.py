@@ -4,7 +4,17 @@ import hashlib
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from lpm_stream.feed.legacy import LegacyFormat
 
 ColumnType = Literal["string", "int32", "int64", "float64", "boolean", "timestamp", "date"]
 Owner = Annotated[str, StringConstraints(pattern=r"^(team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+)$")]
@@ -67,6 +77,24 @@ class FeedSpec(BaseModel):
         "back until the contract names it; one that became wider (int32 to int64): 'evolve' widens the company "
         "tables, 'freeze' stops publishing until the contract says so",
     )
+    legacy: LegacyFormat | None = Field(None, description="the flat files that the stream is compared with")
+
+    @field_validator("legacy")
+    @classmethod
+    def _legacy_fits_the_contract(cls, legacy: LegacyFormat | None, info: ValidationInfo) -> LegacyFormat | None:
+        if legacy is None or not {"columns", "primary_key"} <= info.data.keys():
+            return legacy
+        types = {column.name: column.type for column in info.data["columns"]}
+        used = legacy.used.values()
+        if unknown := sorted(set(used) - set(types)):
+            raise ValueError(
+                f"columns: {_listed(unknown)} is not in the contract; correct it, or leave it out as null"
+            )
+        if lacking := [key for key in info.data["primary_key"] if key not in used]:
+            raise ValueError(f"columns: no column of the file holds {_listed(lacking)} of the primary key; add it")
+        if inexact := [key for key in info.data["primary_key"] if types[key] == "timestamp"]:
+            raise ValueError(f"columns: {_listed(inexact)} is a timestamp; files are compared by exact keys only")
+        return legacy
 
     @model_validator(mode="after")
     def _columns_fit_together(self) -> Self:

@@ -1,0 +1,59 @@
+"""When the versions of the source table were committed."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from lpm_stream.audit.scratch import one_line
+from lpm_stream.errors import SourceError
+
+_FIRST_LOOK = 256  # commits; then twice as many until it is enough
+
+
+class Commits:
+    """The commits of a table up to the version that it is opened at, read from its log as far back as needed."""
+
+    def __init__(self, table: DeltaTable) -> None:
+        self.table = table
+        self._times: dict[int, datetime] = {}
+        self._complete = False
+        self._known = 0
+
+    def newest_by(self, instant: datetime) -> int:
+        """The newest version committed by an aware instant; -1, or what lies before the log, if there is none.
+
+        Raises:
+            SourceError: if the log cannot be read.
+        """
+        while not self._complete and all(time > instant for time in self._times.values()):
+            self._read_on()
+        by_then = [version for version, time in self._times.items() if time <= instant]
+        return max(by_then, default=min(self._times, default=self.table.version() + 1) - 1)
+
+    def times(self, oldest: int) -> Mapping[int, datetime]:
+        """Version to time, from `oldest` on, of those that the log still has.
+
+        Raises:
+            SourceError: if the log cannot be read.
+        """
+        while not self._complete and min(self._times, default=oldest + 1) > oldest:
+            self._read_on()
+        return self._times
+
+    def _read_on(self) -> None:
+        wanted = max(_FIRST_LOOK, 2 * self._known)
+        try:
+            commits = self.table.history(wanted)
+        except (DeltaError, OSError) as error:
+            raise SourceError(
+                f"the log of table {self.table.table_uri} cannot be read: {one_line(error)}"
+            ) from error
+        self._complete = len(commits) < wanted
+        self._known = len(commits)
+        self._times = {
+            commit["version"]: datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+            for commit in commits
+            if "timestamp" in commit
+        }
