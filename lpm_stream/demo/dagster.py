@@ -22,9 +22,9 @@ from lpm_stream.settings import Settings
 _PROJECT = Path(__file__).parents[2]
 _STOP_SECONDS = 15
 _TICKS = """
-query Ticks($location: String!) {
+query Ticks($location: String!, $since: Float!) {
   sensorsOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: $location}) {
-    ... on Sensors { results { sensorState { ticks(limit: 10000) { status } } } }
+    ... on Sensors { results { sensorState { ticks(limit: 10000, afterTimestamp: $since) { status } } } }
   }
 }
 """
@@ -37,6 +37,7 @@ class Dagster:
     url: str
     logs: Path
     processes: dict[str, subprocess.Popen[bytes]]
+    started_at: float
 
     def require_alive(self) -> None:
         """Checks that both processes run.
@@ -50,8 +51,8 @@ class Dagster:
                 raise LpmStreamError(f"{name} ended with exit code {process.returncode}; see {log}")
 
     def ticks(self) -> int:
-        """The number of sensor ticks that have ended well."""
-        variables = {"location": "lpm_stream"}
+        """The number of sensor ticks that have ended well since it was started."""
+        variables = {"location": "lpm_stream", "since": self.started_at}
         request = urllib.request.Request(  # noqa: S310 - our own webserver
             f"{self.url}/graphql",
             json.dumps({"query": _TICKS, "variables": variables}).encode(),
@@ -89,7 +90,7 @@ def running_dagster(settings: Settings, port: int) -> Iterator[Dagster]:
         "daemon": ["dagster-daemon", "run", "-w", workspace],
     }
     environment = os.environ | {"DAGSTER_HOME": str(home), "LPM_STREAM_HOME": str(settings.home)}
-    dagster = Dagster(f"http://localhost:{port}", logs, {})
+    dagster = Dagster(f"http://localhost:{port}", logs, {}, time.time())
     try:
         for name, command in commands.items():
             dagster.processes[name] = _start(command, environment, logs / f"{name}.log")
