@@ -11,6 +11,7 @@ from lpm_stream.components.keys import hub_key
 from lpm_stream.components.source_table import TableState
 from lpm_stream.components.tally import Tally
 from lpm_stream.control.latency import Latencies
+from lpm_stream.control.parking import Parked
 from lpm_stream.control.progress import Delivered
 from lpm_stream.feed.spec import FeedSpec
 
@@ -90,3 +91,14 @@ def company_metadata(rows: int, latencies: Latencies, newest: Delivered | None) 
         metadata["lag_seconds"] = dg.MetadataValue.float(round(lag, 3))
         metadata["watermark_version"] = dg.MetadataValue.int(newest.version)
     return metadata
+
+
+def parked_metadata(state: Parked) -> Metadata:
+    """Of the table of a company that is parked."""
+    return {
+        "parked_since": dg.MetadataValue.timestamp(state.since),
+        "parked_because": dg.MetadataValue.text(state.reason),
+        "changes_waiting": dg.MetadataValue.int(state.waiting),
+        "next_try_at": dg.MetadataValue.timestamp(state.next_try_at),
+        "attempts": dg.MetadataValue.int(state.attempts),
+    }

@@ -38,12 +38,14 @@ class Cursor(BaseModel):
     Attributes:
         since: everything received in minutes before this one has been reported.
         reported: by company, as far as there is anything to remember.
+        parked_at: when parked companies were last reported (Unix seconds).
     """
 
     model_config = ConfigDict(frozen=True)
 
     since: datetime
     reported: Mapping[str, Reported] = {}
+    parked_at: int = 0
 
     @classmethod
     def read(cls, text: str | None, now: datetime) -> "Cursor":
@@ -59,7 +61,7 @@ class Cursor(BaseModel):
             cursor = cls.model_validate_json(text)
         except ValidationError as error:
             raise LpmStreamError("the sensor's cursor cannot be read: reset it on the sensor's page") from error
-        return cursor if cursor.since >= earliest else cls(since=earliest)
+        return cursor if cursor.since >= earliest else cls(since=earliest, parked_at=cursor.parked_at)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ def choose(
         rows = one.received_since(since) - (0 if one.company in due else one.unreported)
         if last is not None and (rows or now - last < window):
             reported[one.company] = Reported(int(last.timestamp()), rows)
-    return [one.report() for one in due.values()], Cursor(since=since, reported=reported)
+    return [one.report() for one in due.values()], Cursor(
+        since=since, reported=reported, parked_at=cursor.parked_at
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from lpm_stream.components.events import (
     company_tags,
     hub_metadata,
     hub_tags,
+    parked_metadata,
     source_metadata,
 )
 from lpm_stream.components.keys import companies_partitions, company_key, hub_key, source_key
@@ -20,7 +21,7 @@ from lpm_stream.components.partitions import by_partition_key, partition_key
 from lpm_stream.components.source_table import look
 from lpm_stream.components.stopping import for_seconds
 from lpm_stream.components.tally import Tally
-from lpm_stream.control import leases, ledger, progress, registry
+from lpm_stream.control import leases, ledger, parking, progress, registry
 from lpm_stream.delivery.drain import Delivery
 from lpm_stream.errors import HubError, LeaseLostError
 from lpm_stream.feed.spec import FeedSpec
@@ -88,14 +89,17 @@ def deliver_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Sens
     )
 
 
-def _company_events(stream: Stream, cursor_text: str | None) -> tuple[list[dg.AssetMaterialization], str]:
+_Events = list[dg.AssetMaterialization | dg.AssetObservation]
+
+
+def _company_events(stream: Stream, cursor_text: str | None) -> tuple[_Events, str]:
     now = datetime.now(UTC)
     cursor = reports.Cursor.read(cursor_text, now)
     received = ledger.read_by_minute(stream.store, stream.spec.name, cursor.since)
     window = timedelta(seconds=stream.spec.reporting_window_seconds)
     chosen, cursor = reports.choose(cursor, received, now, window, _REPORTS_A_TICK)
     newest = progress.read_deliveries(stream.store, stream.spec.name)
-    events = [
+    events: _Events = [
         dg.AssetMaterialization(
             company_key(stream.spec),
             partition=partition_key(one.company),
@@ -104,6 +108,16 @@ def _company_events(stream: Stream, cursor_text: str | None) -> tuple[list[dg.As
         )
         for one in chosen
     ]
+    if now.timestamp() - cursor.parked_at >= window.total_seconds():
+        parked = parking.read_parked(stream.store, stream.spec.name).values()
+        longest = sorted(parked, key=lambda one: one.since)[:_REPORTS_A_TICK]
+        events += [
+            dg.AssetObservation(
+                company_key(stream.spec), partition=partition_key(one.company), metadata=parked_metadata(one)
+            )
+            for one in longest
+        ]
+        cursor = cursor.model_copy(update={"parked_at": int(now.timestamp())})
     return events, cursor.model_dump_json()
 
 

@@ -193,3 +193,19 @@ def test_what_a_lost_tick_delivered_is_reported_by_the_next(stream, tick):
     tick("deliver_orders")
     assert rows(tick("deliver_orders")) == {"A": 1}
     assert ledger.read(stream.store, SPEC.name)["A"].changes == 1
+
+
+def test_a_parked_company_is_reported_with_what_an_operator_asks(stream, tick):
+    (stream.settings.home / "companies").mkdir()
+    (stream.settings.home / "companies" / "A.db").write_bytes(b"garbage" * 1_000)
+    append(stream.table, orders(["1", "2"], ["A", "B"]))
+    publish(stream)
+    first = tick("deliver_orders")
+    [seen] = [event for event in first.asset_events if isinstance(event, dg.AssetObservation)]
+    assert seen.partition == "A"
+    values: dict[str, Any] = {name: value.value for name, value in seen.metadata.items()}
+    assert "not a database" in values["parked_because"]
+    assert values["changes_waiting"] == 1
+    assert values["next_try_at"] >= values["parked_since"]
+    second = tick("deliver_orders", first.cursor)
+    assert not any(isinstance(event, dg.AssetObservation) for event in second.asset_events)
