@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, datetime
 
 import polars as pl
 
@@ -61,7 +61,7 @@ def messages_of(
     columns = [*changes.fit.schema, CHANGE_TYPE]
     for batch in changes.batches:
         if packer is None:
-            committed_at = batch["_commit_timestamp"][0].replace(tzinfo=UTC)
+            committed_at = _committed_at(batch)
             packer = Packer(spec, changes.version, committed_at, place, max_body_bytes)
         checked = check(spec, changes.fit, travelling(spec, batch.select(columns)))
         for company in refusals.add(checked.bad) | refusals.add(checked.stripped):
@@ -77,6 +77,12 @@ def messages_of(
             refusals.add(rows.with_columns(reason))
         report.refused = refusals.kept()
     yield report
+
+
+def _committed_at(batch: pl.DataFrame) -> datetime:
+    """When the commit was made; not every writer says so, and then it counts from when it is read."""
+    found: datetime | None = batch["_commit_timestamp"][0]
+    return datetime.now(UTC) if found is None or found.timestamp() <= 0 else found.replace(tzinfo=UTC)
 
 
 @dataclass

@@ -331,3 +331,16 @@ def test_a_feed_may_begin_behind_the_first_version(stream):
     assert stored(stream, "A").keys() == {"2"}
     with pytest.raises(SourceError, match="leave out --from-version"):
         stream.publisher(1).drain(poll_seconds=0.01, go_on=lambda: True, until_caught_up=True)
+
+
+def test_a_commit_that_does_not_say_when_counts_from_when_it_is_read(stream):
+    append(stream.table, orders(["1"], "A"))
+    [log] = Path(stream.table, "_delta_log").glob("*1.json")
+    actions = [line for line in log.read_text().splitlines() if not line.startswith('{"commitInfo"')]
+    log.write_text("\n".join(actions))
+    publish(stream)
+    deliver(stream)
+    longest = ledger.read(stream.store, SPEC.name)["A"].quantile(1.0)
+    assert longest is not None
+    assert longest < 3_600
+    assert_delivered(stream, ["A"])
