@@ -66,6 +66,37 @@ def open_hub(settings: Settings) -> Hub:
         HubError: if it cannot be opened.
     """
     kind, _, location = settings.hub_url.partition(":")
-    if kind != "local":
-        raise LpmStreamError(f"LPM_STREAM_HUB_URL {kind}:... is not supported; use local:DIRECTORY")
-    return LocalHub(Path(location), settings.hub_partitions, settings.hub_retention_hours)
+    if kind == "local":
+        return LocalHub(Path(location), settings.hub_partitions, settings.hub_retention_hours)
+    if kind == "eventhubs":
+        return _event_hubs(location)
+    if kind == "kafka":
+        return _kafka(location, settings.hub_partitions)
+    raise LpmStreamError(
+        f"LPM_STREAM_HUB_URL {kind}:... is not supported; use local:DIRECTORY, eventhubs:env:NAME, "
+        f"eventhubs://NAMESPACE/HUB or kafka://HOST:PORT/TOPIC"
+    )
+
+
+def _event_hubs(location: str) -> Hub:
+    try:
+        from lpm_stream.hub.event_hubs import EventHubsHub  # noqa: PLC0415 - only where it is used
+        from lpm_stream.hub.event_hubs_client import access  # noqa: PLC0415
+
+        return EventHubsHub(access(location))
+    except ImportError as error:
+        raise _missing(error, "event-hubs") from error
+
+
+def _kafka(location: str, partitions: int) -> Hub:
+    try:
+        from lpm_stream.hub.kafka import KafkaHub  # noqa: PLC0415 - only where it is used
+        from lpm_stream.hub.kafka_topic import topic  # noqa: PLC0415
+
+        return KafkaHub(topic(location), partitions)
+    except ImportError as error:
+        raise _missing(error, "kafka") from error
+
+
+def _missing(error: ImportError, extra: str) -> LpmStreamError:
+    return LpmStreamError(f"package {error.name} is missing for this hub: pip install 'lpm-stream[{extra}]'")

@@ -74,9 +74,20 @@ class Received:
 
 
 class Hub(Protocol):
-    """A partitioned log. Safe for one writer and many readers, each in a process of its own."""
+    """A partitioned log. Safe for one writer and many readers, each in a process of its own.
 
-    max_body_bytes: int
+    Sequence numbers are 1 or larger and grow within a partition. A hub may leave numbers out (Kafka does, where it
+    keeps records of its own); whether messages are missing is for the hub to say, not for the numbers.
+    """
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body of a message.
+
+        Raises:
+            HubError: if the hub has to be asked, and does not answer.
+        """
+        ...
 
     def partitions(self) -> Sequence[int]:
         """The partitions' numbers."""
@@ -95,7 +106,10 @@ class Hub(Protocol):
         ...
 
     def receive(self, partition: int, after: int, max_messages: int) -> list[Received]:
-        """The messages behind sequence number `after`, in order, without waiting; [] if there are none yet.
+        """The messages behind sequence number `after`, in order; [] if there are none yet.
+
+        It waits only for messages that are there and on their way. Those that others have sent within the last
+        second may be left to the next call.
 
         Raises:
             HubGapError: if messages behind `after` are no longer kept or damaged, with where they go on. Those

@@ -1,0 +1,262 @@
+"""Azure Event Hubs over AMQP, with Microsoft's own client.
+
+The client retries first; what remains is retried here. How it behaves where its documentation is silent was measured
+(calls that never return, resends that are not announced, reconnecting without pause), and is what the limits and
+loops here are for.
+"""
+
+import hashlib
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from azure.eventhub import EventDataBatch, EventHubProducerClient
+from azure.eventhub._buffered_producer._partition_resolver import PartitionResolver
+from azure.eventhub.amqp import AmqpAnnotatedMessage
+from azure.eventhub.exceptions import AuthenticationError, EventHubError
+
+from lpm_stream.errors import HubError, HubGapError
+from lpm_stream.hub.bounded import all_within, within
+from lpm_stream.hub.event_hubs_client import Access, Ends, Management, reason
+from lpm_stream.hub.event_hubs_reader import Reader
+from lpm_stream.hub.message import Message, Received
+
+_MARGIN_BYTES = 16_000  # of a batch: a message's properties, its envelope and the batch's own
+_MAX_KEY = 128  # characters of a partition key; Event Hubs quotas
+_OPEN_SECONDS = 20.0
+_SEND_SECONDS = 30.0  # how long a batch is tried again before `send` fails
+_CALL_SECONDS = 10.0  # one attempt
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 4.0  # between attempts; a throttled hub asks for 4 s
+_PATIENCE_SECONDS = 10.0  # how long messages that exist may take to arrive
+_ENDS_SECONDS = 1.0  # how long an answer about a partition's end holds while nothing comes
+_PREFETCH_BYTES = 128_000_000  # of all readers together
+_READERS = 4  # of a partition: the stream's own and those of companies that catch up. Event Hubs allows 5
+_CLOSE_SECONDS = 1.0  # a reader, which ends by itself
+_FORGET_SECONDS = 60.0  # after which a reader that nobody used is closed
+# What no second attempt changes.
+_FINAL = {"link:message-size-exceeded", "not-found", "not-allowed", "unauthorized-access"}
+
+
+class EventHubsHub:
+    """One event hub, read by one consumer group."""
+
+    def __init__(self, access: Access) -> None:
+        """Connects and asks for the partitions.
+
+        Raises:
+            HubError: if the hub does not answer, or not to us.
+        """
+        self._access = access
+        self._management = Management(access)
+        self._producer: EventHubProducerClient | None = None
+        self._max_bytes = 0
+        self._readers: defaultdict[int, list[Reader]] = defaultdict(list)
+        self._ends: dict[int, tuple[float, Ends]] = {}
+        self._lock = threading.Lock()
+        ids = self._management.partition_ids()
+        self._partitions = sorted(map(int, ids))
+        self._resolver: Any = PartitionResolver([str(number) for number in self._partitions])  # type: ignore[no-untyped-call]
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The hub's limit for a batch, less what goes with a message; asked of the hub when first needed."""
+        if not self._max_bytes:
+            producer = self._connected()
+            try:
+                self._max_bytes = within(_OPEN_SECONDS, lambda: producer.create_batch().max_size_in_bytes)
+            except (EventHubError, TimeoutError) as error:
+                self._producer = None
+                raise HubError(f"{self._access.name} does not take messages: {reason(error)}") from error
+        return self._max_bytes - _MARGIN_BYTES
+
+    def partitions(self) -> Sequence[int]:
+        """The partitions' numbers."""
+        return self._partitions
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Sends messages, in batches as large as the hub takes, each partition's one behind the other.
+
+        A batch goes to the partition that Event Hubs itself would choose for its partition keys (its clients'
+        buffered producers do the same), so one batch carries many companies.
+        """
+        lanes: defaultdict[int, list[Message]] = defaultdict(list)
+        for message in messages:
+            lanes[self._partition_of(message.company)].append(message)
+        if not lanes:
+            return
+        max_bytes = self.max_body_bytes + _MARGIN_BYTES
+        producer = self._connected()
+        stop = threading.Event()
+        deadline = time.monotonic() + _SEND_SECONDS
+        calls = [
+            partial(self._send_in_order, producer, _batches(partition_id, lane, max_bytes), deadline, stop)
+            for partition_id, lane in ((str(number), lane) for number, lane in lanes.items())
+        ]
+        try:
+            all_within(_SEND_SECONDS + _CALL_SECONDS, calls)
+        except TimeoutError as error:
+            self._producer = None  # its threads may hang in it for good
+            raise HubError(f"{self._access.name} has not confirmed messages: {error}") from error
+        finally:
+            stop.set()
+            self._ends.clear()
+
+    def receive(self, partition: int, after: int, max_messages: int) -> list[Received]:
+        """The messages behind `after`; waits only for those that the hub says it has."""
+        reader = self._take_reader(partition, after)
+        try:
+            received = reader.take(max_messages) or self._awaited(reader, partition, after, max_messages)
+        except HubError:
+            reader.close()
+            raise
+        with self._lock:
+            self._readers[partition].append(reader)
+        return self._whole(partition, after, received)
+
+    def end(self, partition: int) -> int:
+        """The sequence number of the newest message: Event Hubs counts from 0, so one more than there."""
+        return self._management.ends(partition).end
+
+    def close(self) -> None:
+        """Closes all connections; those that do not answer are left alone."""
+        with self._lock:
+            readers = [reader for those in self._readers.values() for reader in those]
+            self._readers.clear()
+        for reader in readers:
+            reader.close()
+        for reader in readers:
+            reader.close(wait_seconds=_CLOSE_SECONDS)
+        self._management.close()
+        if self._producer is not None:
+            self._access.close_quietly(self._producer.close)
+            self._producer = None
+
+    def _connected(self) -> EventHubProducerClient:
+        if self._producer is None:
+            self._producer = self._access.producer()
+        return self._producer
+
+    def _partition_of(self, company: str) -> int:
+        # The hash takes characters for bytes; Event Hubs hashes UTF-8.
+        key = _partition_key(company).encode().decode("latin-1")
+        return int(self._resolver.get_partition_id_by_partition_key(key))
+
+    def _send_in_order(
+        self,
+        producer: EventHubProducerClient,
+        batches: Iterator[EventDataBatch],
+        deadline: float,
+        stop: threading.Event,
+    ) -> None:
+        """Sends one partition's batches, none before the one in front of it is stored."""
+        for batch in batches:
+            pause = _FIRST_PAUSE
+            while not stop.is_set():
+                try:
+                    producer.send_batch(batch, timeout=_CALL_SECONDS)
+                    break
+                except EventHubError as error:
+                    final = error.error in _FINAL or isinstance(error, AuthenticationError)
+                    if final or time.monotonic() + pause > deadline:
+                        raise HubError(f"{self._access.name} does not take messages: {reason(error)}") from error
+                stop.wait(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _take_reader(self, partition: int, after: int) -> Reader:
+        """The reader that stands there, for one caller at a time; a new one if there is none."""
+        forgotten = time.monotonic() - _FORGET_SECONDS
+        with self._lock:
+            readers = self._readers[partition]
+            mine = next((reader for reader in readers if reader.position == after and not reader.problem), None)
+            keep = [reader for reader in readers if reader is not mine and reader.used_at > forgotten]
+            keep = sorted(keep, key=lambda reader: reader.used_at)[1 - _READERS :]
+            for reader in readers:
+                if reader is not mine and reader not in keep:
+                    reader.close()
+            self._readers[partition] = keep
+        if mine is None:
+            share = _PREFETCH_BYTES // (len(self._partitions) * _READERS)
+            mine = Reader(self._access, partition, after, share)
+        return mine
+
+    def _awaited(self, reader: Reader, partition: int, after: int, max_messages: int) -> list[Received]:
+        """Nothing if there is nothing; what the hub says it has is waited for."""
+        ends = self._fresh_ends(partition, after)
+        self._require_kept(partition, after, ends)
+        if after >= ends.end:
+            return []
+        received = reader.take(max_messages, wait_seconds=_PATIENCE_SECONDS)
+        if not received:
+            problem = reader.problem or f"nothing came within {_PATIENCE_SECONDS:g} s"
+            raise HubError(f"{self._access.name}, partition {partition}: {problem}")
+        return received
+
+    def _fresh_ends(self, partition: int, after: int) -> Ends:
+        asked_at, ends = self._ends.get(partition, (0.0, None))
+        if ends is None or after > ends.end or time.monotonic() - asked_at > _ENDS_SECONDS:
+            ends = self._management.ends(partition)
+            self._ends[partition] = (time.monotonic(), ends)
+        return ends
+
+    def _require_kept(self, partition: int, after: int, ends: Ends) -> None:
+        """Raises if what comes next is gone, also where nothing is left to show it."""
+        if after > ends.end:
+            raise HubGapError(
+                f"{self._access.name}, partition {partition}, ends at message {ends.end}, but message {after} was "
+                f"read from it: the event hub was created anew",
+                resume_after=0,
+            )
+        if after < ends.before_oldest:
+            raise self._gap(partition, after + 1, ends.before_oldest)
+
+    def _gap(self, partition: int, first: int, last: int) -> HubGapError:
+        return HubGapError(
+            f"{self._access.name}, partition {partition}, no longer keeps messages {first} to {last}", last
+        )
+
+    def _whole(self, partition: int, after: int, received: list[Received]) -> list[Received]:
+        """What comes without a gap; numbers in a partition have no holes."""
+        for at, one in enumerate(received):
+            expected = after + at + 1
+            if one.sequence_number != expected and at:
+                return received[:at]
+            if one.sequence_number != expected:
+                raise self._gap(partition, expected, one.sequence_number - 1)
+        return received
+
+
+def _batches(partition_id: str, messages: Sequence[Message], max_bytes: int) -> Iterator[EventDataBatch]:
+    """Batches filled up to the limit; the messages keep their order."""
+    batch = EventDataBatch(max_bytes, partition_id=partition_id)
+    for message in messages:
+        event = _event(message)
+        try:
+            batch.add(event)
+        except ValueError:  # it is full
+            yield batch
+            batch = EventDataBatch(max_bytes, partition_id=partition_id)
+            batch.add(event)
+    yield batch
+
+
+def _event(message: Message) -> AmqpAnnotatedMessage:
+    properties = {name: _typed(value) for name, value in message.properties().items()}
+    return AmqpAnnotatedMessage(
+        data_body=message.body,
+        annotations={b"x-opt-partition-key": _partition_key(message.company)},
+        application_properties={"company": message.company, **properties},
+    )
+
+
+def _typed(value: object) -> object:
+    """The client takes a plain number for one of 32 bits."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return {"TYPE": "LONG", "VALUE": value} if is_number else value
+
+
+def _partition_key(company: str) -> str:
+    """The company, or what stands for one that is too long; the message says in full whose it is."""
+    return company if len(company.encode()) <= _MAX_KEY else hashlib.sha256(company.encode()).hexdigest()
