@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests import postgresql
 from lpm_stream_tests.example import SPEC, create_table
+from lpm_stream_tests.kafka.broker import KafkaBroker, running_broker, why_not
 
 # No deadlines: real files take as long as they take. What fails can be repeated from what is printed.
 hypothesis_settings.register_profile("lpm_stream", deadline=None, print_blob=True)
@@ -46,3 +48,14 @@ def postgresql_url(postgresql_server: postgresql.Server) -> Iterator[str]:
     """The URL of a PostgreSQL database that does not exist yet."""
     with postgresql_server.name() as name:
         yield postgresql_server.url(name).render_as_string()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A real Kafka broker; where there can be none, its tests are skipped, but fail in CI and `make test-all`."""
+    if reason := why_not():
+        if os.environ.get("CI") or os.environ.get("LPM_TEST_ALL"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with running_broker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running

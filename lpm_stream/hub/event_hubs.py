@@ -16,7 +16,7 @@ from typing import Any
 from azure.eventhub import EventDataBatch, EventHubProducerClient
 from azure.eventhub._buffered_producer._partition_resolver import PartitionResolver
 from azure.eventhub.amqp import AmqpAnnotatedMessage
-from azure.eventhub.exceptions import AuthenticationError, EventHubError
+from azure.eventhub.exceptions import AuthenticationError, EventDataSendError, EventHubError
 
 from lpm_stream.errors import HubError, HubGapError
 from lpm_stream.hub.bounded import all_within, within
@@ -51,7 +51,7 @@ class EventHubsHub:
         """
         self._access = access
         self._management = Management(access)
-        self._producer: EventHubProducerClient | None = None
+        self._producers: dict[int, EventHubProducerClient] = {}
         self._max_bytes = 0
         self._readers: defaultdict[int, list[Reader]] = defaultdict(list)
         self._ends: dict[int, tuple[float, Ends]] = {}
@@ -64,11 +64,12 @@ class EventHubsHub:
     def max_body_bytes(self) -> int:
         """The hub's limit for a batch, less what goes with a message; asked of the hub when first needed."""
         if not self._max_bytes:
-            producer = self._connected()
+            first = self._partitions[0]
+            producer = self._producer(first)
             try:
                 self._max_bytes = within(_OPEN_SECONDS, lambda: producer.create_batch().max_size_in_bytes)
             except (EventHubError, TimeoutError) as error:
-                self._producer = None
+                self._forget(first)
                 raise HubError(f"{self._access.name} does not take messages: {reason(error)}") from error
         return self._max_bytes - _MARGIN_BYTES
 
@@ -88,17 +89,16 @@ class EventHubsHub:
         if not lanes:
             return
         max_bytes = self.max_body_bytes + _MARGIN_BYTES
-        producer = self._connected()
         stop = threading.Event()
         deadline = time.monotonic() + _SEND_SECONDS
         calls = [
-            partial(self._send_in_order, producer, _batches(partition_id, lane, max_bytes), deadline, stop)
-            for partition_id, lane in ((str(number), lane) for number, lane in lanes.items())
+            partial(self._send_in_order, partition, _batches(partition, lane, max_bytes), deadline, stop)
+            for partition, lane in lanes.items()
         ]
         try:
             all_within(_SEND_SECONDS + _CALL_SECONDS, calls)
         except TimeoutError as error:
-            self._producer = None  # its threads may hang in it for good
+            self._producers.clear()  # threads may hang in them for good
             raise HubError(f"{self._access.name} has not confirmed messages: {error}") from error
         finally:
             stop.set()
@@ -130,14 +130,18 @@ class EventHubsHub:
         for reader in readers:
             reader.close(wait_seconds=_CLOSE_SECONDS)
         self._management.close()
-        if self._producer is not None:
-            self._access.close_quietly(self._producer.close)
-            self._producer = None
+        for partition in list(self._producers):
+            self._forget(partition)
 
-    def _connected(self) -> EventHubProducerClient:
-        if self._producer is None:
-            self._producer = self._access.producer()
-        return self._producer
+    def _producer(self, partition: int) -> EventHubProducerClient:
+        if partition not in self._producers:
+            self._producers[partition] = self._access.producer()
+        return self._producers[partition]
+
+    def _forget(self, partition: int) -> None:
+        producer = self._producers.pop(partition, None)
+        if producer is not None:
+            self._access.close_quietly(producer.close)
 
     def _partition_of(self, company: str) -> int:
         # The hash takes characters for bytes; Event Hubs hashes UTF-8.
@@ -146,7 +150,7 @@ class EventHubsHub:
 
     def _send_in_order(
         self,
-        producer: EventHubProducerClient,
+        partition: int,
         batches: Iterator[EventDataBatch],
         deadline: float,
         stop: threading.Event,
@@ -156,9 +160,11 @@ class EventHubsHub:
             pause = _FIRST_PAUSE
             while not stop.is_set():
                 try:
-                    producer.send_batch(batch, timeout=_CALL_SECONDS)
+                    self._producer(partition).send_batch(batch, timeout=_CALL_SECONDS)
                     break
                 except EventHubError as error:
+                    if not isinstance(error, EventDataSendError):
+                        self._forget(partition)  # the SDK may fail to close a broken connection, and go on with it
                     final = error.error in _FINAL or isinstance(error, AuthenticationError)
                     if final or time.monotonic() + pause > deadline:
                         raise HubError(f"{self._access.name} does not take messages: {reason(error)}") from error
@@ -228,16 +234,16 @@ class EventHubsHub:
         return received
 
 
-def _batches(partition_id: str, messages: Sequence[Message], max_bytes: int) -> Iterator[EventDataBatch]:
+def _batches(partition: int, messages: Sequence[Message], max_bytes: int) -> Iterator[EventDataBatch]:
     """Batches filled up to the limit; the messages keep their order."""
-    batch = EventDataBatch(max_bytes, partition_id=partition_id)
+    batch = EventDataBatch(max_bytes, partition_id=str(partition))
     for message in messages:
         event = _event(message)
         try:
             batch.add(event)
         except ValueError:  # it is full
             yield batch
-            batch = EventDataBatch(max_bytes, partition_id=partition_id)
+            batch = EventDataBatch(max_bytes, partition_id=str(partition))
             batch.add(event)
     yield batch
 

@@ -212,6 +212,8 @@ class Management:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what the SDK says, with its kind."""
-    lines = str(error).splitlines()
+    """What the SDK says, on one line, with its kind."""
+    said = getattr(error, "description", None) or str(error)
+    text = said.decode() if isinstance(said, bytes) else str(said)
+    lines = text.splitlines()
     return f"{lines[0]} ({type(error).__name__})" if lines else type(error).__name__

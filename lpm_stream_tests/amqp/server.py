@@ -121,8 +121,8 @@ class EventHubsServer:
         self._connections.add(connection)
         try:
             await connection.run()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # how clients leave
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            pass  # how clients leave, and how it ends
         finally:
             self._connections.discard(connection)
             connection.cut()

@@ -1,15 +1,20 @@
 """The hubs under test, of every kind, behind one face: what the conformance suite needs beyond the protocol."""
 
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
 from lpm_stream.hub.message import Hub
 from lpm_stream.settings import Settings
 from lpm_stream.stream import open_hub
 from lpm_stream_tests.amqp.server import EventHubsServer
+from lpm_stream_tests.kafka.broker import KafkaBroker
 
 
 @dataclass(frozen=True)
@@ -56,3 +61,18 @@ def event_hubs_place(server: EventHubsServer, secret: Path) -> HubPlace:
         lambda partition, through: server.expire(str(partition), through),
         server.recreate,
     )
+
+
+def kafka_place(broker: KafkaBroker) -> HubPlace:
+    """A topic of its own on the broker."""
+    name = f"tdr-{uuid.uuid4().hex}"
+    admin = AdminClient({"bootstrap.servers": f"localhost:{broker.port}", "log_level": 0})
+
+    def expire(partition: int, through: int) -> None:
+        place = TopicPartition(name, partition, through)
+        admin.delete_records([place])[place].result(30)
+
+    def recreate() -> None:
+        admin.delete_topics([name])[name].result(30)
+
+    return HubPlace(f"kafka://localhost:{broker.port}/{name}", expire, recreate)

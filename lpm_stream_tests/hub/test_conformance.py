@@ -11,15 +11,17 @@ from lpm_stream.errors import HubGapError
 from lpm_stream.hub.message import Hub, Received
 from lpm_stream_tests.amqp.server import EventHubsServer
 from lpm_stream_tests.hub.messages import message
-from lpm_stream_tests.hub.places import HubPlace, event_hubs_place, local_place
+from lpm_stream_tests.hub.places import HubPlace, event_hubs_place, kafka_place, local_place
 
 COMPANIES = ["A", "B", "C", "D", "E", "Zürich 🚑", "it's", "\U0001f691" * 450, "a/b?c#d;e=f\n\0"]
 
 
-@pytest.fixture(params=["local", "event_hubs"])
+@pytest.fixture(params=["local", "event_hubs", "kafka"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HubPlace]:
     if request.param == "local":
         yield local_place(tmp_path / "hub")
+    elif request.param == "kafka":
+        yield kafka_place(request.getfixturevalue("broker"))
     else:
         with EventHubsServer(partitions=4) as server:
             yield event_hubs_place(server, tmp_path / "secret")

@@ -114,7 +114,7 @@ def test_a_batch_that_was_stored_but_not_confirmed_comes_twice_and_in_order(serv
 def test_a_hub_that_stays_busy_is_an_error_and_nothing_overtakes(server, hub, hurried):
     hub.send([message("A", 1)])
     server.sends.extend(["ok"] + ["busy"] * 1_000)
-    body = b"x" * (hub.max_body_bytes // 2 + 1)
+    body = b"x" * (hub.max_body_bytes * 2 // 3)  # one fills a batch
     with pytest.raises(HubError, match="does not take messages: throttled"):
         hub.send([message("A", version, body=body) for version in range(2, 6)])
     server.sends.clear()
@@ -126,7 +126,7 @@ def test_a_hub_that_stays_busy_is_an_error_and_nothing_overtakes(server, hub, hu
 
 def test_a_message_over_the_limit_is_refused_and_nothing_overtakes_it(server, hub):
     big = hub.max_body_bytes + event_hubs._MARGIN_BYTES
-    with pytest.raises(ValueError, match="batch"):
+    with pytest.raises(ValueError, match="size limit"):
         hub.send([message("A", 1), message("A", 2, body=b"x" * big), message("A", 3)])
     assert versions(hub, "A") in ([], [1])
 
@@ -161,11 +161,11 @@ def test_a_hub_that_is_down_for_a_while(server, hub):
 
 
 def test_under_traffic_with_forced_disconnects_nothing_is_lost_or_overtaken(server, hub):
-    rounds = 40
+    rounds = 200
     done = threading.Event()
 
     def disturb() -> None:
-        while not done.wait(0.7):
+        while not done.wait(1.5):
             server.disconnect_all()
 
     def write() -> None:
@@ -177,7 +177,7 @@ def test_under_traffic_with_forced_disconnects_nothing_is_lost_or_overtaken(serv
         thread.start()
     after = dict.fromkeys(hub.partitions(), 0)
     seen: dict[str, list[int]] = {company: [] for company in COMPANIES}
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 60
     while any(len(set(found)) < rounds for found in seen.values()) and time.monotonic() < give_up:
         for partition in after:
             try:
@@ -186,6 +186,8 @@ def test_under_traffic_with_forced_disconnects_nothing_is_lost_or_overtaken(serv
                 raise
             except HubError:
                 continue  # the next call goes on from the same place
+            if not ones:
+                time.sleep(0.01)  # a drain pauses as well; without, the writer's thread gets no turn
             for one in ones:
                 assert one.sequence_number == after[partition] + 1
                 after[partition] = one.sequence_number

@@ -1,0 +1,377 @@
+"""Kafka, and what speaks its protocol: Redpanda, the Kafka endpoint of Azure Event Hubs.
+
+Offsets count from 0, sequence numbers from 1: a message's sequence number is its offset plus one. Offsets may have
+holes (transactions, compaction), so only a start below the log's start is a gap.
+"""
+
+import json
+import math
+import threading
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as Record
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from lpm_stream.errors import HubError, HubGapError
+from lpm_stream.hub.kafka_topic import Topic
+from lpm_stream.hub.message import Message, Received
+
+_ASK_SECONDS = 10.0
+_SEND_SECONDS = 30.0
+_PATIENCE_SECONDS = 10.0  # how long messages that exist may take to arrive
+_POLL_SECONDS = 0.25
+_MAX_BODY_BYTES = 900_000  # brokers take 1,048,588 bytes unless set otherwise, with headers and envelope
+_PREFETCH_BYTES = 128_000_000  # of all readers together
+_READERS = 4  # of a partition: the stream's own and those of companies that catch up
+_FORGET_SECONDS = 60.0
+_HEADER = "lpm_stream"
+# What the client gets over by itself.
+_PASSING = {
+    KafkaError._TRANSPORT,  # noqa: SLF001 - that is how they are called
+    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+    KafkaError._TIMED_OUT,  # noqa: SLF001
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,  # of brokers to which a new topic has not got around
+}
+
+T = TypeVar("T")
+
+
+class KafkaHub:
+    """One topic."""
+
+    max_body_bytes = _MAX_BODY_BYTES
+
+    def __init__(self, topic: Topic, partitions: int) -> None:
+        """Connects, and creates the topic if it does not exist.
+
+        Args:
+            topic: the topic.
+            partitions: how many it gets if it is created here.
+
+        Raises:
+            HubError: if no broker answers, or the topic can neither be found nor created.
+        """
+        self._topic = topic
+        self._lock = threading.Lock()
+        self._readers: defaultdict[int, list[_Reader]] = defaultdict(list)
+        self._producer: Producer | None = None
+        self._sent: dict[int, int] = {}  # partition to the sequence number of what we sent last
+        self._asker = Consumer(topic.settings(group_id="lpm_stream", enable_auto_commit=False))
+        try:
+            self._partitions = self._found_partitions() or self._created(partitions)
+        except HubError:
+            self._asker.close()
+            raise
+
+    def partitions(self) -> Sequence[int]:
+        """The partitions' numbers."""
+        return self._partitions
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Sends messages; the producer is idempotent, so that none comes twice or out of order by itself.
+
+        If one cannot be stored, the producer is given up with all that waits in it. Of a partition, Kafka takes
+        what is under way from an idempotent producer in its order or not at all, and `enable.gapless.guarantee`
+        has the producer stop where one is refused: so nothing is stored behind what is not.
+        """
+        if self._producer is None:
+            self._producer = self._new_producer()
+        producer = self._producer
+        failed: list[KafkaError] = []
+
+        def note(error: KafkaError | None, record: Record) -> None:
+            if error is not None:
+                failed.append(error)
+            else:
+                self._sent[record.partition() or 0] = (record.offset() or 0) + 1
+
+        deadline = time.monotonic() + _SEND_SECONDS
+        try:
+            for message in messages:
+                self._produce(producer, message, note, deadline)
+            left = producer.flush(max(deadline - time.monotonic(), 0))
+        except (KafkaException, BufferError) as error:
+            self._give_up(producer)
+            raise HubError(f"{self._name} does not take messages: {_reason(error)}") from error
+        except BaseException:
+            self._give_up(producer)
+            raise
+        if failed or left:
+            problem = failed[0].str() if failed else f"{left} not confirmed within {_SEND_SECONDS:g} s"
+            self._give_up(producer)
+            raise HubError(f"{self._name} does not take messages: {problem}")
+
+    def receive(self, partition: int, after: int, max_messages: int) -> list[Received]:
+        """The messages behind `after`; waits only for those that the broker has."""
+        reader = self._take_reader(partition, after)
+        try:
+            received = reader.take(max_messages, self._sent.get(partition, 0))
+        except KafkaException as error:
+            reader.close()
+            raise self._failed(partition, error) from error
+        except BaseException:
+            reader.close()
+            raise
+        with self._lock:
+            self._readers[partition].append(reader)
+        return received
+
+    def end(self, partition: int) -> int:
+        """The sequence number of the newest message, or of what Kafka itself has put behind it."""
+        if partition not in self._partitions:
+            raise HubError(f"{self._name} has no partition {partition}")
+        with self._lock:
+            try:
+                _, high = _watermarks(self._asker, TopicPartition(self._topic.name, partition))
+            except KafkaException as error:
+                raise self._failed(partition, error) from error
+        return high
+
+    def close(self) -> None:
+        """Closes all connections."""
+        with self._lock:
+            for readers in self._readers.values():
+                for reader in readers:
+                    reader.close()
+            self._readers.clear()
+        self._asker.close()
+        self._producer = None
+
+    @property
+    def _name(self) -> str:
+        return f"Kafka topic {self._topic.name} at {self._topic.servers}"
+
+    def _failed(self, partition: int, error: KafkaException) -> HubError:
+        return HubError(f"{self._name}, partition {partition}, cannot be read: {_reason(error)}")
+
+    def _found_partitions(self) -> range:
+        """The topic's partitions, none if it does not exist."""
+        try:
+            # Of all clients only a consumer asks without creating the topic by that, with one partition.
+            found = self._asker.list_topics(self._topic.name, timeout=_ASK_SECONDS).topics[self._topic.name]
+        except KafkaException as error:
+            raise HubError(f"{self._name} cannot be opened: {_reason(error)}") from error
+        if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise HubError(f"{self._name} cannot be opened: {found.error.str()}")
+        return range(len(found.partitions))
+
+    def _created(self, partitions: int) -> range:
+        """Creates the topic; of several creators the first decides."""
+        retention = {"retention.ms": str(round(self._topic.retention_hours * 3_600_000))}
+        new = NewTopic(self._topic.name, partitions, self._topic.replication, config=retention)
+        admin = AdminClient(self._topic.settings())
+        try:
+            admin.create_topics([new], request_timeout=_ASK_SECONDS)[self._topic.name].result(_ASK_SECONDS)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise HubError(f"{self._name} does not exist and cannot be created: {_reason(error)}") from error
+        deadline = time.monotonic() + _ASK_SECONDS
+        while not (found := self._found_partitions()):  # brokers learn of it one after the other
+            if time.monotonic() > deadline:
+                raise HubError(f"{self._name} was created but does not appear")
+            time.sleep(0.05)
+        return found
+
+    def _new_producer(self) -> Producer:
+        return Producer(
+            self._topic.settings(
+                enable_idempotence=True,
+                acks="all",
+                linger_ms=5,
+                batch_size=1_000_000,
+                compression_type="none",  # bodies are compressed
+                enable_gapless_guarantee=True,
+                message_timeout_ms=0,  # `send` gives up on all of them at once; alone, one would leave a hole
+                queue_buffering_max_kbytes=65_536,
+            )
+        )
+
+    def _produce(
+        self, producer: Producer, message: Message, note: Callable[..., None], deadline: float
+    ) -> None:
+        headers = [(_HEADER, json.dumps(message.properties()).encode())]
+        partition = self._partitions[zlib.crc32(message.company.encode()) % len(self._partitions)]
+        while True:
+            try:
+                producer.produce(
+                    self._topic.name, message.body, message.company, partition, on_delivery=note, headers=headers
+                )
+            except BufferError:  # as much waits as may wait
+                if time.monotonic() > deadline:
+                    raise
+                producer.poll(0.1)
+            else:
+                producer.poll(0)
+                return
+
+    def _give_up(self, producer: Producer) -> None:
+        """Drops what waits in the producer, so that none of it is sent once the broker is back."""
+        producer.purge(in_queue=True, in_flight=True)
+        producer.flush(1)
+        self._producer = None
+
+    def _take_reader(self, partition: int, after: int) -> "_Reader":
+        """The reader that stands there, for one caller at a time; a new one if there is none."""
+        forgotten = time.monotonic() - _FORGET_SECONDS
+        with self._lock:
+            readers = self._readers[partition]
+            mine = next((reader for reader in readers if reader.position == after), None)
+            rest = [reader for reader in readers if reader is not mine]
+            keep = sorted((one for one in rest if one.used_at > forgotten), key=lambda one: one.used_at)
+            keep = keep[1 - _READERS :]
+            self._readers[partition] = keep
+        for reader in rest:
+            if reader not in keep:
+                reader.close()
+        if mine is not None:
+            return mine
+        share = _PREFETCH_BYTES // (len(self._partitions) * _READERS)
+        return _Reader(self._topic, self._name, partition, after, share)
+
+
+class _Reader:
+    """The messages of one partition behind one place.
+
+    Attributes:
+        position: sequence number of the last message that was taken.
+        used_at: when somebody last asked, on the monotonic clock.
+    """
+
+    def __init__(self, topic: Topic, name: str, partition: int, after: int, prefetch_bytes: int) -> None:
+        self.position = after
+        self.used_at = time.monotonic()
+        self._name = name
+        self._place = TopicPartition(topic.name, partition, after)
+        self._checked_at = -math.inf
+        self._consumer = Consumer(
+            topic.settings(
+                group_id="lpm_stream",  # asked for, but not used: places are kept in the company databases
+                enable_auto_commit=False,
+                auto_offset_reset="error",
+                enable_partition_eof=True,
+                isolation_level="read_committed",
+                queued_max_messages_kbytes=max(prefetch_bytes // 2048, 1),
+                fetch_max_bytes=max(prefetch_bytes // 2, 1_048_576),
+                max_partition_fetch_bytes=max(prefetch_bytes // 2, 1_048_576),
+                message_max_bytes=1_048_576,
+                fetch_wait_max_ms=100,
+            )
+        )
+        self._consumer.assign([self._place])
+        self._is_at_end = False
+        self._rest: list[Record] = []
+
+    def take(self, max_messages: int, known: int) -> list[Received]:
+        """The next messages, [] if there are none.
+
+        Args:
+            max_messages: so many at most.
+            known: up to this sequence number there are messages.
+
+        Raises:
+            HubGapError: if they are no longer kept or not ours.
+            KafkaException: if the broker cannot be read.
+        """
+        self.used_at = time.monotonic()
+        deadline = self.used_at + _PATIENCE_SECONDS
+        self._require_kept()
+        while time.monotonic() < deadline:
+            is_at_end = self._is_at_end and self.position >= known
+            found = self._rest or self._fetched(max_messages, 0 if is_at_end else _POLL_SECONDS)
+            self._rest = []
+            received = self._received(found)
+            if received:
+                self.position = received[-1].sequence_number
+                return received
+            if self._is_at_end and self.position >= known:
+                return []
+        raise HubError(f"{self._name}, partition {self._place.partition}: nothing came within {_PATIENCE_SECONDS:g} s")
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._consumer.close()
+
+    def _fetched(self, max_messages: int, wait_seconds: float) -> list[Record]:
+        """What has arrived; waits for the first record only."""
+        first = self._consumer.poll(wait_seconds)
+        if first is None:
+            return []
+        return [first, *self._consumer.consume(max_messages - 1, 0)] if max_messages > 1 else [first]
+
+    def _received(self, records: Sequence[Record]) -> list[Received]:
+        received: list[Received] = []
+        for at, record in enumerate(records):
+            error = record.error()
+            self._is_at_end = error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
+            if error is None:
+                one = _message(self._place.partition, record)
+                if isinstance(one, Received):
+                    received.append(one)
+                    continue
+                if received:
+                    self._rest = list(records[at:])
+                    return received
+                raise one
+            if not self._is_at_end:
+                if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):  # noqa: SLF001
+                    self._checked_at = -math.inf
+                    self._require_kept()
+                if error.code() not in _PASSING:
+                    raise KafkaException(error)
+        return received
+
+    def _require_kept(self) -> None:
+        """Raises if what comes next is gone; asked once, since the consumer reports it from then on."""
+        if self._checked_at > 0:
+            return
+        low, high = _watermarks(self._consumer, self._place)
+        partition = self._place.partition
+        if self.position > high:
+            raise HubGapError(
+                f"{self._name}, partition {partition}, ends at message {high}, but message {self.position} was read "
+                f"from it: the topic was created anew",
+                resume_after=0,
+            )
+        if self.position < low:
+            raise HubGapError(
+                f"{self._name}, partition {partition}, no longer keeps messages {self.position + 1} to {low}", low
+            )
+        self._checked_at = time.monotonic()
+
+
+def _watermarks(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
+    """The offset of the oldest record and the one that the next record gets."""
+    deadline = time.monotonic() + _ASK_SECONDS
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(place, _ASK_SECONDS)
+        except KafkaException as error:  # such as a leader that is still being chosen
+            if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return low, high
+
+
+def _message(partition: int, record: Record) -> Received | HubGapError:
+    number = (record.offset() or 0) + 1
+    try:
+        properties = json.loads(dict(record.headers() or [])[_HEADER])
+        key, body = record.key(), record.value()
+        company = key.decode() if isinstance(key, bytes) else str(key)
+        return Received(Message.from_properties(company, properties, bytes(body or b"")), partition, number)
+    except (LookupError, TypeError, ValueError) as error:
+        kind = type(error).__name__  # what it says may quote values
+        return HubGapError(f"Kafka partition {partition}: message {number} is not one of ours ({kind})", number)
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.args[0] if error.args else error
+    return cause.str() if isinstance(cause, KafkaError) else str(cause)

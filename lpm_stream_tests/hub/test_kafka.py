@@ -1,0 +1,211 @@
+"""The Kafka client against a real broker that goes away and comes back."""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from lpm_stream.errors import HubError, HubGapError, LpmStreamError
+from lpm_stream.hub import kafka
+from lpm_stream.hub.kafka import KafkaHub
+from lpm_stream.hub.kafka_topic import topic
+from lpm_stream.hub.message import Received
+from lpm_stream.settings import Settings
+from lpm_stream.stream import open_hub
+from lpm_stream_tests.hub.messages import message
+from lpm_stream_tests.kafka.broker import KafkaBroker, running_broker
+
+COMPANIES = ["A", "B", "C", "D"]
+
+
+@pytest.fixture
+def place(broker: KafkaBroker) -> str:
+    return f"//localhost:{broker.port}/tdr-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def hub(place: str) -> Iterator[KafkaHub]:
+    with closing(KafkaHub(topic(place), 2)) as opened:
+        yield opened
+
+
+def received(hub: KafkaHub, partition: int, after: int = 0) -> list[Received]:
+    found: list[Received] = []
+    while more := hub.receive(partition, found[-1].sequence_number if found else after, 50):
+        found += more
+    return found
+
+
+def versions(hub: KafkaHub, company: str) -> list[int]:
+    ones = [one for partition in hub.partitions() for one in received(hub, partition)]
+    return [one.message.version for one in ones if one.message.company == company]
+
+
+def partition_of(hub: KafkaHub, company: str) -> int:
+    [found] = {
+        one.partition
+        for partition in hub.partitions()
+        for one in received(hub, partition)
+        if one.message.company == company
+    }
+    return found
+
+
+def other_producer(place: str, **more: object) -> tuple[Producer, str]:
+    found = topic(place)
+    return Producer({"bootstrap.servers": found.servers, "log_level": 0, **more}), found.name
+
+
+def test_a_broker_that_is_killed_under_traffic_loses_nothing_and_nothing_overtakes(tmp_path):
+    rounds = 60
+    with running_broker(tmp_path) as broker:
+        place = f"//localhost:{broker.port}/tdr"
+        with closing(KafkaHub(topic(place), 2)) as hub, closing(KafkaHub(topic(place), 2)) as writer:
+            sent = 0
+
+            def write() -> None:
+                nonlocal sent
+                for version in range(rounds):
+                    writer.send([message(company, version) for company in COMPANIES])
+                    sent += 1
+                    time.sleep(0.02)
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            while sent < rounds // 3:
+                time.sleep(0.01)
+            broker.kill()
+            broker.start()
+            after = dict.fromkeys(hub.partitions(), 0)
+            seen: dict[str, list[int]] = {company: [] for company in COMPANIES}
+            give_up = time.monotonic() + 60
+            while any(len(set(found)) < rounds for found in seen.values()) and time.monotonic() < give_up:
+                for partition in after:
+                    try:
+                        ones = hub.receive(partition, after[partition], 50)
+                    except HubGapError:
+                        raise
+                    except HubError:
+                        continue  # the next call goes on from the same place
+                    if not ones:
+                        time.sleep(0.01)
+                    for one in ones:
+                        after[partition] = one.sequence_number
+                        seen[one.message.company].append(one.message.version)
+            thread.join()
+            firsts = {company: list(dict.fromkeys(found)) for company, found in seen.items()}
+            assert firsts == {company: list(range(rounds)) for company in COMPANIES}
+
+
+def test_a_broker_that_stays_away_is_an_error_and_what_it_did_not_take_never_comes(tmp_path, monkeypatch):
+    with running_broker(tmp_path) as broker, closing(KafkaHub(topic(f"//localhost:{broker.port}/tdr"), 1)) as hub:
+        hub.send([message("A", 1)])
+        broker.kill()
+        with monkeypatch.context() as hurried:
+            hurried.setattr(kafka, "_SEND_SECONDS", 1.0)
+            with pytest.raises(HubError, match="2 not confirmed within 1 s"):
+                hub.send([message("A", version) for version in (2, 3)])
+        broker.start()
+        hub.send([message("A", 4)])
+        assert versions(hub, "A") == [1, 4]
+
+
+def test_a_message_over_the_limit_is_refused_and_nothing_comes_behind_it(hub):
+    sizes = [10, 2_000_000, 10]
+    with pytest.raises(HubError, match="does not take messages"):
+        hub.send([message("A", version, body=b"x" * size) for version, size in enumerate(sizes)])
+    assert versions(hub, "A") in ([], [0])
+
+
+def test_what_the_broker_refuses_is_not_overtaken(broker):
+    place = f"//localhost:{broker.port}/tdr-{uuid.uuid4().hex}"
+    admin = AdminClient({"bootstrap.servers": f"localhost:{broker.port}"})
+    name = topic(place).name
+    admin.create_topics([NewTopic(name, 1, 1, config={"max.message.bytes": "700000"})])[name].result(30)
+    with closing(KafkaHub(topic(place), 1)) as hub:
+        bodies = [b"x" * size for size in (600_000, 800_000, 600_000, 600_000)]  # each a batch of its own
+        with pytest.raises(HubError, match="does not take messages"):
+            hub.send([message("A", version, body=body) for version, body in enumerate(bodies)])
+        assert versions(hub, "A") in ([], [0])
+        hub.send([message("A", 5)])
+        assert versions(hub, "A")[-1] == 5
+
+
+def test_offsets_with_holes_are_not_gaps(place, hub):
+    """A transaction ends in a record of Kafka's own, which takes an offset."""
+    hub.send([message("A", 1)])
+    partition = partition_of(hub, "A")
+    producer, name = other_producer(place, **{"transactional.id": uuid.uuid4().hex})
+    producer.init_transactions(30)
+    for version, commit in ((2, True), (3, False), (4, True)):
+        producer.begin_transaction()
+        one = message("A", version)
+        headers = [("lpm_stream", json.dumps(one.properties()).encode())]
+        producer.produce(name, one.body, "A", partition, headers=headers)
+        producer.flush(30)
+        if commit:
+            producer.commit_transaction(30)
+        else:
+            producer.abort_transaction(30)
+    found = received(hub, partition)
+    assert [one.message.version for one in found] == [1, 2, 4]
+    assert [one.sequence_number for one in found] == [1, 2, 6]
+    hub.send([message("A", 5)])
+    assert [one.message.version for one in received(hub, partition, after=6)] == [5]
+
+
+def test_a_record_of_another_program_is_named_and_passed_by(place, hub):
+    hub.send([message("A", 1)])
+    partition = partition_of(hub, "A")
+    producer, name = other_producer(place)
+    producer.produce(name, b"abc", "A", partition)
+    producer.flush(30)
+    hub.send([message("A", 2)])
+    assert [one.message.version for one in hub.receive(partition, 0, 10)] == [1]
+    with pytest.raises(HubGapError, match="message 2 is not one of ours") as caught:
+        hub.receive(partition, 1, 10)
+    assert caught.value.resume_after == 2
+    assert [one.message.version for one in received(hub, partition, after=2)] == [2]
+
+
+def test_a_topic_that_exists_keeps_its_partitions(place, hub):
+    with closing(KafkaHub(topic(place), 7)) as again:
+        assert list(again.partitions()) == [0, 1]
+
+
+def test_a_broker_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(kafka, "_ASK_SECONDS", 0.5)
+    with pytest.raises(HubError, match="Kafka topic tdr at localhost:1 cannot be opened"):
+        open_hub(Settings(hub_url="kafka://localhost:1/tdr"))
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("kafka://localhost:9092", "kafka://HOST:PORT/TOPIC"),
+        ("kafka:localhost/tdr", "kafka://HOST:PORT/TOPIC"),
+        ("kafka://localhost/tdr?acks=1", "not acks"),
+        ("kafka://localhost/tdr?replication=many", "are numbers"),
+        ("kafka://localhost/tdr?password=c2VjcmV0", "by reference"),
+    ],
+)
+def test_a_url_that_says_too_little_or_too_much(url, says):
+    with pytest.raises(LpmStreamError, match=says) as caught:
+        open_hub(Settings(hub_url=url))
+    assert "c2VjcmV0" not in str(caught.value)
+
+
+def test_the_kafka_endpoint_of_event_hubs_needs_the_connection_string_only(monkeypatch):
+    monkeypatch.setenv("SECRET", "Endpoint=sb://ns.servicebus.windows.net;SharedAccessKey=x")
+    found = topic("//ns.servicebus.windows.net:9093/tdr?password=env:SECRET")
+    assert found.settings()["security.protocol"] == "SASL_SSL"
+    assert found.settings()["sasl.mechanism"] == "PLAIN"
+    assert found.settings()["sasl.username"] == "$ConnectionString"
+    assert found.settings()["sasl.password"].endswith("SharedAccessKey=x")
+    assert "SharedAccessKey" not in repr(found)
