@@ -6,7 +6,10 @@ INSTALLED := .venv/.installed
 # Quiet: no telemetry, no warnings about the previews that some of Dagster's own packages are.
 DG := DAGSTER_DISABLE_TELEMETRY=1 PYTHONWARNINGS=ignore $(BIN)/dg
 
-.PHONY: help install demo test check format bench clean
+# The broker that some tests start: the version is that of lpm_stream_tests/kafka/pom.xml.
+KAFKA := $(HOME)/.cache/lpm_stream/kafka-4.1.0
+
+.PHONY: help install demo test test-all check lint format bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,13 +30,21 @@ demo: install ## Run the main job on this machine, live, with simulated traffic
 test: install ## Run the tests
 	$(BIN)/python -m pytest -n auto
 
-check: install ## Everything that must hold before a change lands: format, lint, types, definitions, tests
+test-all: install $(KAFKA)/.fetched ## Run all tests, also those that need Java and Maven
+	LPM_TEST_ALL=1 LPM_TEST_KAFKA=$(KAFKA) $(BIN)/python -m pytest -n auto
+
+$(KAFKA)/.fetched: lpm_stream_tests/kafka/pom.xml
+	mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(KAFKA)
+	@touch $@
+
+check: lint test ## Everything that must hold before a change lands: format, lint, types, definitions, tests
+
+lint: install ## All of that but the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(DG) check yaml
 	$(DG) check defs
-	$(BIN)/python -m pytest -n auto
 
 format: install ## Format the code and apply safe lint fixes
 	$(BIN)/ruff format .

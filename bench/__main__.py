@@ -10,13 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import backlog, latency, legacy, postgresql
+from bench import backlog, hubs, latency, legacy, postgresql
 from bench.measure import Measure
 
 BUILD = Path("build")
 PARTS = {
     "backlog": backlog.measure,
     "latency": latency.measure,
+    "hubs": hubs.measure,
     "legacy": legacy.measure,
     "postgresql": postgresql.measure,
 }

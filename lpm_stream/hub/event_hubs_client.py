@@ -104,7 +104,9 @@ def access(location: str) -> Access:
         }
         return Access(f"event hub {hub}", group, connection)
     if not place.startswith(("env:", "file:")):
-        raise LpmStreamError("a connection string is given by reference: eventhubs:env:NAME or eventhubs:file:PATH")
+        raise LpmStreamError(
+            "a connection string is given by reference: eventhubs:env:NAME or eventhubs:file:PATH"
+        )
     connection = {"conn_str": read_secret(place)} | ({"eventhub_name": hub} if hub else {})
     return Access(f"event hub {hub}".strip() + f" of {place}", group, connection)
 
@@ -170,7 +172,7 @@ class Management:
                 self._drop()
                 raise HubError(f"{self._access.name} does not answer: {reason(error)}") from error
 
-    def _answer(self, kind: str, about: dict[str, str]) -> dict[bytes, Any]:
+    def _answer(self, kind: str, about: Mapping[str, Any]) -> dict[bytes, Any]:
         client = self._client
         if self._connection is None:
             self._connection = client._amqp_transport.create_mgmt_client(  # noqa: SLF001
@@ -183,11 +185,14 @@ class Management:
 
         def ask() -> Any:
             connection.open()
-            while not connection.client_ready():  # blocks briefly; `mgmt_request` itself would also sleep each time
+            while (
+                not connection.client_ready()
+            ):  # blocks briefly; `mgmt_request` itself would also sleep each time
                 if time.monotonic() > deadline:
                     raise TimeoutError("the connection was not opened in time")
             token = connection._auth.get_token().token  # noqa: SLF001
-            properties: dict[str | bytes, Any] = {"name": client.eventhub_name, "security_token": token, **about}
+            properties: dict[str | bytes, Any] = {"name": client.eventhub_name, "security_token": token}
+            properties.update(about.items())
             question = AmqpMessage(application_properties=properties)
             return connection.mgmt_request(
                 question,

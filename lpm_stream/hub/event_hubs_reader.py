@@ -162,7 +162,9 @@ def _received(partition: int, number: int, event: EventData) -> Received | HubGa
         return Received(Message.from_properties(company, properties, data), partition, number)
     except (LookupError, TypeError, ValueError) as error:
         kind = type(error).__name__  # what it says may quote values
-        return HubGapError(f"event hub partition {partition}: message {number} is not one of ours ({kind})", number)
+        return HubGapError(
+            f"event hub partition {partition}: message {number} is not one of ours ({kind})", number
+        )
 
 
 def _text(value: Any) -> Any:

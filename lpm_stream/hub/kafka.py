@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as Record
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from lpm_stream.errors import HubError, HubGapError
 from lpm_stream.hub.kafka_topic import Topic
@@ -96,7 +97,8 @@ class KafkaHub:
         try:
             for message in messages:
                 self._produce(producer, message, note, deadline)
-            left = producer.flush(max(deadline - time.monotonic(), 0))
+            while (left := producer.flush(_POLL_SECONDS)) and not failed and time.monotonic() < deadline:
+                pass
         except (KafkaException, BufferError) as error:
             self._give_up(producer)
             raise HubError(f"{self._name} does not take messages: {_reason(error)}") from error
@@ -193,10 +195,8 @@ class KafkaHub:
             )
         )
 
-    def _produce(
-        self, producer: Producer, message: Message, note: Callable[..., None], deadline: float
-    ) -> None:
-        headers = [(_HEADER, json.dumps(message.properties()).encode())]
+    def _produce(self, producer: Producer, message: Message, note: Callable[..., None], deadline: float) -> None:
+        headers: list[tuple[str, str | bytes | None]] = [(_HEADER, json.dumps(message.properties()).encode())]
         partition = self._partitions[zlib.crc32(message.company.encode()) % len(self._partitions)]
         while True:
             try:
@@ -292,7 +292,9 @@ class _Reader:
                 return received
             if self._is_at_end and self.position >= known:
                 return []
-        raise HubError(f"{self._name}, partition {self._place.partition}: nothing came within {_PATIENCE_SECONDS:g} s")
+        raise HubError(
+            f"{self._name}, partition {self._place.partition}: nothing came within {_PATIENCE_SECONDS:g} s"
+        )
 
     def close(self) -> None:
         """Closes the connection."""
@@ -363,7 +365,7 @@ def _watermarks(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
 def _message(partition: int, record: Record) -> Received | HubGapError:
     number = (record.offset() or 0) + 1
     try:
-        properties = json.loads(dict(record.headers() or [])[_HEADER])
+        properties = json.loads(dict(record.headers() or [])[_HEADER] or b"")
         key, body = record.key(), record.value()
         company = key.decode() if isinstance(key, bytes) else str(key)
         return Received(Message.from_properties(company, properties, bytes(body or b"")), partition, number)

@@ -97,7 +97,9 @@ class Connection:
             if not link.node.startswith("$"):
                 self._detach(link, condition)
 
-    def _handle(self, channel: int, kind: int, fields: list[Any], payload: bytes) -> None:
+    def _handle(  # noqa: C901 - a performative each
+        self, channel: int, kind: int, fields: list[Any], payload: bytes
+    ) -> None:
         if self._server.is_silent:
             return
         fields = fields + [None] * (14 - len(fields))
@@ -140,12 +142,11 @@ class Connection:
         self._links[channel, handle] = link
         refused = not node or fault != "ok"
         ends = [None, None] if refused else [source, target]
-        initial = UInt(0) if is_receiver else None
+        initial, most = UInt(0) if is_receiver else None, self._server.max_message_bytes
         self._send_frame(
             channel,
             _ATTACH,
-            [name, UInt(handle), not is_receiver, 0, 0, *ends, None, None, initial]
-            + [self._server.max_message_bytes, None, None, None],
+            [name, UInt(handle), not is_receiver, 0, 0, *ends, None, None, initial, most, None, None, None],
         )
         if refused:
             conditions = {"refuse": "amqp:internal-error", "redirect": "amqp:link:redirect"}

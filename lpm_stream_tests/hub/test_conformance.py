@@ -221,7 +221,7 @@ def test_a_hub_that_was_created_anew_is_noticed(place):
     place.recreate()
     with place.opened() as hub:
         hub.send([message("A", 4)])
-        with pytest.raises(HubGapError, match="replaced|created anew") as caught:
+        with pytest.raises(HubGapError, match=r"replaced|created anew") as caught:
             hub.receive(partition, end, 10)
         assert caught.value.resume_after == 0
         assert [one.message.version for one in everything(hub, partition)] == [4]

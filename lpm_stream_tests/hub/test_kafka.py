@@ -9,7 +9,8 @@ from contextlib import closing
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from lpm_stream.errors import HubError, HubGapError, LpmStreamError
 from lpm_stream.hub import kafka
@@ -18,6 +19,7 @@ from lpm_stream.hub.kafka_topic import topic
 from lpm_stream.hub.message import Received
 from lpm_stream.settings import Settings
 from lpm_stream.stream import open_hub
+from lpm_stream_tests.hub.follow import follow
 from lpm_stream_tests.hub.messages import message
 from lpm_stream_tests.kafka.broker import KafkaBroker, running_broker
 
@@ -82,25 +84,9 @@ def test_a_broker_that_is_killed_under_traffic_loses_nothing_and_nothing_overtak
                 time.sleep(0.01)
             broker.kill()
             broker.start()
-            after = dict.fromkeys(hub.partitions(), 0)
-            seen: dict[str, list[int]] = {company: [] for company in COMPANIES}
-            give_up = time.monotonic() + 60
-            while any(len(set(found)) < rounds for found in seen.values()) and time.monotonic() < give_up:
-                for partition in after:
-                    try:
-                        ones = hub.receive(partition, after[partition], 50)
-                    except HubGapError:
-                        raise
-                    except HubError:
-                        continue  # the next call goes on from the same place
-                    if not ones:
-                        time.sleep(0.01)
-                    for one in ones:
-                        after[partition] = one.sequence_number
-                        seen[one.message.company].append(one.message.version)
+            found = follow(hub, COMPANIES, rounds)
             thread.join()
-            firsts = {company: list(dict.fromkeys(found)) for company, found in seen.items()}
-            assert firsts == {company: list(range(rounds)) for company in COMPANIES}
+            assert found == {company: list(range(rounds)) for company in COMPANIES}
 
 
 def test_a_broker_that_stays_away_is_an_error_and_what_it_did_not_take_never_comes(tmp_path, monkeypatch):
@@ -146,7 +132,7 @@ def test_offsets_with_holes_are_not_gaps(place, hub):
     for version, commit in ((2, True), (3, False), (4, True)):
         producer.begin_transaction()
         one = message("A", version)
-        headers = [("lpm_stream", json.dumps(one.properties()).encode())]
+        headers: list[tuple[str, str | bytes | None]] = [("lpm_stream", json.dumps(one.properties()).encode())]
         producer.produce(name, one.body, "A", partition, headers=headers)
         producer.flush(30)
         if commit:

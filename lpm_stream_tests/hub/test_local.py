@@ -49,39 +49,6 @@ def start(module: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_each_company_keeps_its_order_and_its_partition(directory):
-    with closing(opened(directory, 4)) as hub:
-        for version in range(20):
-            hub.send([message(company, version) for company in COMPANIES])
-        assert by_company(hub) == {company: list(range(20)) for company in COMPANIES}
-        for partition in hub.partitions():
-            numbers = [one.sequence_number for one in everything(hub, partition)]
-            assert numbers == list(range(1, len(numbers) + 1))
-            assert hub.end(partition) == len(numbers)
-
-
-def test_a_message_comes_back_as_it_was_sent_also_after_reopening(directory):
-    sent = [
-        message("it's", 2**53, body=bytes(range(256)), chunk=7, last=False, rows=0, attempt="é"),
-        message("\U0001f691" * 450, 0, body=b"", content_type="application/x-ndjson"),
-        message("A", 1, body=b"b" * LocalHub.max_body_bytes),
-    ]
-    with closing(opened(directory)) as hub:
-        hub.send(sent)
-    with closing(opened(directory)) as hub:
-        assert [one.message for one in everything(hub)] == sent
-
-
-def test_reading_goes_on_behind_what_was_read(directory):
-    with closing(opened(directory)) as hub:
-        assert hub.receive(0, 0, 10) == []
-        assert hub.end(0) == 0
-        hub.send([message("A", version) for version in range(1, 6)])
-        assert [one.message.version for one in hub.receive(0, 0, 3)] == [1, 2, 3]
-        assert [one.message.version for one in hub.receive(0, 3, 3)] == [4, 5]
-        assert hub.receive(0, 5, 3) == []
-
-
 def test_the_first_creator_decides_the_number_of_partitions(directory):
     counts = []
     barrier = threading.Barrier(8)
