@@ -1,8 +1,8 @@
 """Azure Event Hubs over AMQP, with Microsoft's own client.
 
-The client retries first; what remains is retried here. How it behaves where its documentation is silent was measured
-(calls that never return, resends that are not announced, reconnecting without pause), and is what the limits and
-loops here are for.
+The client retries first; what remains is retried here. How it behaves where its documentation is silent was
+measured (calls that never return, resends that are not announced, reconnecting without pause), and is what the
+limits and loops here are for.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """How an event hub is reached: clients of the SDK, and its management node on a connection that stays open.
 
-The SDK's public receiving API hides failing links and needs a thread that balances load; its public questions about a
-partition open a connection each. So both use the layer below, which is private: `azure-eventhub` is pinned to the
-minor version it was tested with.
+The SDK's public receiving API hides failing links and needs a thread that balances load; its public questions
+about a partition open a connection each. So both use the layer below, which is private: `azure-eventhub` is pinned
+to the minor version it was tested with.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""Reads one partition of an event hub on from one place, in a thread, a little ahead of whoever takes the messages."""
+"""Reads one partition of an event hub on from one place, in a thread, a little ahead of who takes the messages."""
 
 import logging
 import threading

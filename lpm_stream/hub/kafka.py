@@ -11,7 +11,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as Record
@@ -337,8 +337,8 @@ class _Reader:
         partition = self._place.partition
         if self.position > high:
             raise HubGapError(
-                f"{self._name}, partition {partition}, ends at message {high}, but message {self.position} was read "
-                f"from it: the topic was created anew",
+                f"{self._name}, partition {partition}, ends at message {high}, but message {self.position} was "
+                f"read from it: the topic was created anew",
                 resume_after=0,
             )
         if self.position < low:

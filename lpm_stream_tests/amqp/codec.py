@@ -41,7 +41,7 @@ class Described:
     value: Any
 
 
-def encode(value: Any) -> bytes:
+def encode(value: Any) -> bytes:  # noqa: C901, PLR0911 - a type each
     """A value with its constructor; `int` becomes a long, `list` a list, a tuple of symbols an array."""
     match value:
         case None:
