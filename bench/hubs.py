@@ -1,7 +1,7 @@
 """What the clients of Event Hubs and Kafka carry, sent and received, through servers on loopback.
 
-The messages are packed as the stream packs them: 400 to 2,000 simulated rows each. Each figure is that of sending all
-of them and receiving all of them, one after the other, as one process.
+The messages are packed as the stream packs them: 400 to 2,000 simulated rows each. One process sends all of them,
+then receives all of them.
 """
 
 import os
