@@ -30,7 +30,7 @@ _OPEN_SECONDS = 20.0
 _SEND_SECONDS = 30.0  # how long a batch is tried again before `send` fails
 _CALL_SECONDS = 10.0  # one attempt
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 4.0  # between attempts; a throttled hub asks for 4 s
-_PATIENCE_SECONDS = 10.0  # how long messages that exist may take to arrive
+_PATIENCE_SECONDS = 2.0  # how long a call waits for messages that exist: partitions are read in turn
 _ENDS_SECONDS = 1.0  # how long an answer about a partition's end holds while nothing comes
 _PREFETCH_BYTES = 128_000_000  # of all readers together
 _READERS = 4  # of a partition: the stream's own and those of companies that catch up. Event Hubs allows 5
@@ -109,11 +109,13 @@ class EventHubsHub:
         reader = self._take_reader(partition, after)
         try:
             received = reader.take(max_messages) or self._awaited(reader, partition, after, max_messages)
-        except HubError:
+        except HubGapError:
             reader.close()
             raise
-        with self._lock:
-            self._readers[partition].append(reader)
+        except HubError:
+            self._put_back(reader, partition)  # it may only need longer; the next call goes on waiting
+            raise
+        self._put_back(reader, partition)
         return self._whole(partition, after, received)
 
     def end(self, partition: int) -> int:
@@ -170,6 +172,10 @@ class EventHubsHub:
                         raise HubError(f"{self._access.name} does not take messages: {reason(error)}") from error
                 stop.wait(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _put_back(self, reader: Reader, partition: int) -> None:
+        with self._lock:
+            self._readers[partition].append(reader)
 
     def _take_reader(self, partition: int, after: int) -> Reader:
         """The reader that stands there, for one caller at a time; a new one if there is none."""
@@ -242,10 +248,21 @@ def _batches(partition: int, messages: Sequence[Message], max_bytes: int) -> Ite
         try:
             batch.add(event)
         except ValueError:  # it is full
-            yield batch
+            if len(batch):
+                yield batch
             batch = EventDataBatch(max_bytes, partition_id=str(partition))
-            batch.add(event)
+            _add_alone(batch, event, message)
     yield batch
+
+
+def _add_alone(batch: EventDataBatch, event: AmqpAnnotatedMessage, message: Message) -> None:
+    try:
+        batch.add(event)
+    except ValueError as error:
+        raise HubError(
+            f"version {message.version} of company {message.company!r}: a message of {len(message.body):,} bytes "
+            f"is larger than the event hub takes ({batch.max_size_in_bytes:,})"
+        ) from error
 
 
 def _event(message: Message) -> AmqpAnnotatedMessage:

@@ -21,7 +21,7 @@ from lpm_stream.errors import HubError, LpmStreamError
 from lpm_stream.hub.bounded import within
 from lpm_stream.secret import read_secret
 
-_ASK_SECONDS = 10.0
+_ASK_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 _CLIENT_ERRORS = (EventHubError, AMQPException, TimeoutError, OSError, ValueError)
 

@@ -24,7 +24,8 @@ from lpm_stream.hub.message import Message, Received
 
 _ASK_SECONDS = 10.0
 _SEND_SECONDS = 30.0
-_PATIENCE_SECONDS = 10.0  # how long messages that exist may take to arrive
+_LOOK_SECONDS = 3.0
+_PATIENCE_SECONDS = 2.0  # how long a call waits for messages that exist: partitions are read in turn
 _POLL_SECONDS = 0.25
 _MAX_BODY_BYTES = 900_000  # brokers take 1,048,588 bytes unless set otherwise, with headers and envelope
 _PREFETCH_BYTES = 128_000_000  # of all readers together
@@ -118,11 +119,13 @@ class KafkaHub:
         except KafkaException as error:
             reader.close()
             raise self._failed(partition, error) from error
-        except BaseException:
+        except HubGapError:
             reader.close()
             raise
-        with self._lock:
-            self._readers[partition].append(reader)
+        except HubError:
+            self._put_back(reader, partition)  # it may only need longer; the next call goes on waiting
+            raise
+        self._put_back(reader, partition)
         return received
 
     def end(self, partition: int) -> int:
@@ -216,6 +219,10 @@ class KafkaHub:
         producer.purge(in_queue=True, in_flight=True)
         producer.flush(1)
         self._producer = None
+
+    def _put_back(self, reader: "_Reader", partition: int) -> None:
+        with self._lock:
+            self._readers[partition].append(reader)
 
     def _take_reader(self, partition: int, after: int) -> "_Reader":
         """The reader that stands there, for one caller at a time; a new one if there is none."""
@@ -350,10 +357,10 @@ class _Reader:
 
 def _watermarks(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
     """The offset of the oldest record and the one that the next record gets."""
-    deadline = time.monotonic() + _ASK_SECONDS
+    deadline = time.monotonic() + _LOOK_SECONDS
     while True:
         try:
-            low, high = consumer.get_watermark_offsets(place, _ASK_SECONDS)
+            low, high = consumer.get_watermark_offsets(place, _LOOK_SECONDS)
         except KafkaException as error:  # such as a leader that is still being chosen
             if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
                 raise
