@@ -19,7 +19,7 @@ from azure.eventhub.exceptions import EventHubError
 
 from lpm_stream.errors import HubError, LpmStreamError
 from lpm_stream.hub.bounded import within
-from lpm_stream.secret import read_secret
+from lpm_stream.secret import resolve
 
 _ASK_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
@@ -107,7 +107,7 @@ def access(location: str) -> Access:
         raise LpmStreamError(
             "a connection string is given by reference: eventhubs:env:NAME or eventhubs:file:PATH"
         )
-    connection = {"conn_str": read_secret(place)} | ({"eventhub_name": hub} if hub else {})
+    connection = {"conn_str": resolve(place, "LPM_STREAM_HUB_URL")} | ({"eventhub_name": hub} if hub else {})
     return Access(f"event hub {hub}".strip() + f" of {place}", group, connection)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from lpm_stream.errors import LpmStreamError
-from lpm_stream.secret import read_secret
+from lpm_stream.secret import resolve
 
 _EVENT_HUBS_PORT = 9093
 _OPTIONS = ("security", "mechanism", "username", "password", "ca", "replication", "retention_hours")
@@ -77,7 +77,7 @@ def _login(servers: str, options: Mapping[str, str]) -> dict[str, Any]:
             "security.protocol": "SASL_SSL",
             "sasl.mechanism": options.get("mechanism", "PLAIN"),
             "sasl.username": options.get("username", "$ConnectionString" if is_event_hubs else ""),
-            "sasl.password": read_secret(options["password"]),
+            "sasl.password": resolve(options["password"], "LPM_STREAM_HUB_URL, password"),
         }
     if "security" in options:
         login["security.protocol"] = options["security"]

@@ -1,5 +1,6 @@
 """The Event Hubs client against a server that fails on a script."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -321,3 +322,20 @@ def test_a_secret_in_a_file(server, tmp_path: Path):
     (tmp_path / "secret").write_text(f"{server.connection_string}\n")
     with closing(open_hub(Settings(hub_url=f"eventhubs:file:{tmp_path / 'secret'}"))) as opened:
         assert list(opened.partitions()) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    [
+        ("eventhubs:env:SECRET", "azure.eventhub", "event-hubs"),
+        ("kafka://localhost/tdr", "confluent_kafka", "kafka"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(url, package, extra, monkeypatch):
+    for name in [
+        name for name in sys.modules if name.startswith(("lpm_stream.hub.event_hubs", "lpm_stream.hub.kafka"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(LpmStreamError, match=rf"{package} is missing .*: pip install 'lpm-stream\[{extra}\]'"):
+        open_hub(Settings(hub_url=url))

@@ -178,7 +178,7 @@ def test_a_broker_that_is_not_there_is_said(monkeypatch):
         ("kafka:localhost/tdr", "kafka://HOST:PORT/TOPIC"),
         ("kafka://localhost/tdr?acks=1", "not acks"),
         ("kafka://localhost/tdr?replication=many", "are numbers"),
-        ("kafka://localhost/tdr?password=c2VjcmV0", "by reference"),
+        ("kafka://localhost/tdr?password=c2VjcmV0", "reference to the secret"),
     ],
 )
 def test_a_url_that_says_too_little_or_too_much(url, says):
