@@ -22,7 +22,9 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".lpm_stream"), description="the directory under which the program keeps everything")
     tables_url: str = Field("", description="folder or URL that holds the source tables; default HOME/tables")
     hub_url: str = Field("", description="the hub; default local:HOME/hub")
-    hub_partitions: int = Field(4, ge=1, le=32, description="partitions of a local hub or Kafka topic when it is created")
+    hub_partitions: int = Field(
+        4, ge=1, le=32, description="partitions of a local hub or Kafka topic when it is created"
+    )
     hub_retention_hours: float = Field(72, gt=0, description="how long the local hub keeps messages")
     control_url: str = Field(
         "", description="SQLAlchemy URL of the control store, SQLite or PostgreSQL; default sqlite in HOME"
