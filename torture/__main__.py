@@ -1,0 +1,75 @@
+"""The fault suite: `python -m torture [--short] [FAULT ...]`, and `python -m torture simulate`."""
+
+import argparse
+import random
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torture.fault import LONG, SHORT, Fault, Finding, Sizes
+from torture.faults import crowd, databases, doubles, hub, kills, stores
+from torture.report import report
+from torture.suffer import suffer
+from torture.world import World
+
+_BUILD = Path("build")
+_RATE, _CROWD_RATE = 1_000.0, 1_000.0  # changed rows a second
+_COMPANIES = 6
+
+_FEW = (*databases.FAULTS, *stores.FAULTS, *doubles.FAULTS, *hub.FAULTS, *kills.FAULTS)
+
+
+def main() -> int:
+    """Runs the suite, or the faults whose names contain one of those given."""
+    parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="as CI does it, in some minutes")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    parser.add_argument("names", nargs="*", help="only faults whose names contain one of these")
+    chosen = parser.parse_args()
+    sizes = SHORT if chosen.short else LONG
+    print(f"seed {chosen.seed}", flush=True)
+    home = _BUILD / "torture"
+    shutil.rmtree(home, ignore_errors=True)
+    findings = [
+        *_run(_named(_FEW, chosen.names), home / "few", _COMPANIES, _RATE, sizes, chosen.seed),
+        *_run(_named(crowd.FAULTS, chosen.names), home / "crowd", sizes.crowd, _CROWD_RATE, sizes, chosen.seed),
+    ]
+    report(findings, _BUILD / "torture.json")
+    return 0 if all(one.good for one in findings) else 1
+
+
+def _named(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
+    return [one for one in faults if not names or any(name in one.name for name in names)]
+
+
+def _run(
+    faults: Sequence[Fault], home: Path, companies: int, rate: float, sizes: Sizes, seed: int
+) -> Iterator[Finding]:
+    """Inflicts faults one after the other on the same stream; after one that went wrong, on a new one."""
+    chance = random.Random(seed)
+    world: World | None = None
+    try:
+        for number, fault in enumerate(faults):
+            if world is None:
+                world = World(home / str(number), companies, rate, chance)
+            finding = _one(world, fault, sizes)
+            print(finding, flush=True)
+            if not finding.good:
+                world.close()
+                world = None
+            yield finding
+    finally:
+        if world is not None:
+            world.close()
+
+
+def _one(world: World, fault: Fault, sizes: Sizes) -> Finding:
+    try:
+        return suffer(world, fault, sizes)
+    except Exception as error:  # noqa: BLE001 - the others are to be tried all the same
+        return Finding(fault.name, 0, 0, 0, problem=f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""`kill -9` at random moments of everything that writes."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from lpm_stream.control import backfills, leases, quarantine
+from torture.fault import Fault, Sizes, Struck
+from torture.world import World, kill, wait_until
+
+_TRIES = 4  # for each kill: a process may be done before it comes
+_REFUSED = 30  # rows in quarantine, to be replayed
+
+
+def kill_relay(world: World, sizes: Sizes) -> Struck:
+    """The relay, or one of its two processes, while it delivers."""
+    for _ in range(sizes.kills):
+        before = world.applied_at()
+        wait_until(lambda since=before: world.applied_at() > since, "the relay delivers nothing")
+        time.sleep(world.chance.uniform(0, 1.2))
+        assert world.relay is not None
+        world.chance.choice([kill, _kill_parent, _kill_child])(world.relay)
+        world.relay.wait(30)
+        status = world.status()
+        world.start_relay()
+    return Struck(sizes.kills, '"deliverer": null', status, "has died")
+
+
+def kill_drains(role: leases.Role, world: World, sizes: Sizes) -> Struck:
+    """The command `publish` or `deliver`, while the other one runs to its end now and then."""
+    world.stop_relay()
+    other = "deliver" if role == "publish" else "publish"
+    name = leases.lease_name(role, world.stream.spec.name)
+    kills = 0
+    for _ in range(sizes.kills * _TRIES):
+        world.run(other)
+        process = world.start(role)
+        wait_until(lambda name=name, process=process: _is_at_it(world, name, process), f"{role} does not begin")
+        time.sleep(world.chance.uniform(0, 0.15))
+        kills += _killed(process)
+        if kills == sizes.kills:
+            break
+    status = world.status()
+    world.start_relay()
+    return Struck(kills, f'"{role}er": null', status, "has died")
+
+
+def kill_backfill(world: World, sizes: Sizes) -> Struck:
+    """The command `backfill` of any company, with and without `--replace`, beside a relay."""
+    kills = 0
+    status = _while_loading(world)
+    for _ in range(sizes.kills * _TRIES):
+        company = world.chance.choice(world.companies)
+        name = leases.lease_name("backfill", world.stream.spec.name, company)
+        process = world.start("backfill", company, *world.chance.choice([(), ("--replace",)]))
+        wait_until(
+            lambda name=name, process=process: _is_at_it(world, name, process), "the backfill does not begin"
+        )
+        time.sleep(world.chance.uniform(0, 0.5))
+        kills += _killed(process)
+        if kills == sizes.kills:
+            break
+    return Struck(kills, '"backfill": {', status, "held while the company is loaded")
+
+
+def _while_loading(world: World) -> str:
+    """The status while a backfill is at work: one that is halted in its midst, and killed then."""
+    process = world.start("backfill", world.companies[0])
+    wait_until(lambda: bool(backfills.read(world.stream.store, "tdr")) or process.poll() is not None, "no backfill")
+    process.send_signal(signal.SIGSTOP)
+    status = world.status()
+    kill(process)
+    return status
+
+
+def kill_replay(world: World, sizes: Sizes) -> Struck:
+    """The command `quarantine replay`, first while the table still refuses the rows, then when it takes them."""
+    company = world.companies[0]
+    _refuse(world.database(company), "true")
+    wait_until(lambda: _in_quarantine(world) > _REFUSED, "nothing is refused")
+    _refuse(world.database(company), f"NEW.tdr_id <= '{_newest(world.database(company))}'")
+    status = world.status()
+    begun = time.monotonic()
+    world.run("quarantine", "replay", "--all")
+    duration = time.monotonic() - begun
+    kills = 0
+    for attempt in range(sizes.kills * _TRIES):
+        if attempt == sizes.kills // 2:
+            _take_again(world.database(company))
+        process = world.start("quarantine", "replay", "--all")
+        time.sleep(duration * world.chance.uniform(0.4, 1.0))
+        kills += _killed(process)
+        if kills == sizes.kills:
+            break
+    _take_again(world.database(company))
+    done = world.run("quarantine", "replay", "--all")
+    if done.returncode:
+        raise RuntimeError(f"the replay failed: {done.stderr}")
+    return Struck(kills, '"quarantined": 3', status, "in quarantine", frozenset({company}))
+
+
+def _is_at_it(world: World, lease: str, process: subprocess.Popen[str]) -> bool:
+    return lease in leases.holders(world.stream.store) or process.poll() is not None
+
+
+def _killed(process: subprocess.Popen[str]) -> bool:
+    kill(process)
+    return process.returncode == -signal.SIGKILL
+
+
+def _kill_parent(process: subprocess.Popen[str]) -> None:
+    process.kill()
+
+
+def _kill_child(process: subprocess.Popen[str]) -> None:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    for pid in children:
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def _in_quarantine(world: World) -> int:
+    return sum(quarantine.counts(world.stream.store, world.stream.spec.name).values())
+
+
+def _refuse(path: Path, which: str) -> None:
+    """Has a customer's own trigger refuse one row in 32."""
+    with closing(sqlite3.connect(path, timeout=30)) as connection, connection:
+        for event in ("INSERT", "UPDATE"):
+            connection.execute(f"DROP TRIGGER IF EXISTS picky_{event}")
+            connection.execute(
+                f"CREATE TRIGGER picky_{event} BEFORE {event} ON tdr WHEN substr(NEW.tdr_id, -1) = '0' AND {which} "
+                f"BEGIN SELECT RAISE(ABORT, 'not here'); END"
+            )
+
+
+def _take_again(path: Path) -> None:
+    with closing(sqlite3.connect(path, timeout=30)) as connection, connection:
+        for event in ("INSERT", "UPDATE"):
+            connection.execute(f"DROP TRIGGER IF EXISTS picky_{event}")
+
+
+def _newest(path: Path) -> str:
+    with closing(sqlite3.connect(path, timeout=30)) as connection:
+        return str(connection.execute("SELECT max(tdr_id) FROM tdr").fetchone()[0])
+
+
+FAULTS = (
+    Fault("kill -9: relay", kill_relay),
+    Fault("kill -9: publish", partial(kill_drains, "publish")),
+    Fault("kill -9: deliver", partial(kill_drains, "deliver")),
+    Fault("kill -9: backfill", kill_backfill),
+    Fault("kill -9: replay", kill_replay),
+)

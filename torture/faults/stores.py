@@ -1,0 +1,52 @@
+"""A control store that is older than the databases, and clocks that jump."""
+
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+from torture.clock import jumping
+from torture.fault import Fault, Sizes, Struck
+from torture.world import World, kill, wait_until
+
+
+def restore_control_store(world: World, sizes: Sizes) -> Struck:
+    """The control store is restored from an older copy: the cursor goes back, and all since is sent again."""
+    path, copy = world.home / "control.db", world.home / "control of yesterday.db"
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    time.sleep(sizes.fault_seconds)
+    world.stop_relay()
+    assert world.traffic is not None
+    kill(world.traffic)
+    world.forget()
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    shutil.copy(copy, path)
+    status = world.status()
+    world.ensure_running()
+    time.sleep(sizes.fault_seconds)
+    return Struck(1, '"publisher": null', status, "has more than the control store knew")
+
+
+def jump_clock(world: World, sizes: Sizes) -> Struck:
+    """The relay's clock jumps forward by two hours, back by four, and returns, each with a company parked."""
+    world.stop_relay()
+    jumps = ("+2h", "-2h", "+0")
+    with jumping(world.home / "clock") as clock:
+        world.start_relay(clock.environment)
+        for jump in jumps:
+            clock.jump(jump)
+            wait_until(lambda: "clock" in world.log, "nobody notices")
+            time.sleep(sizes.fault_seconds / len(jumps))
+        status = world.status()
+        world.stop_relay()
+    world.start_relay()
+    return Struck(len(jumps), '"state": "streaming"', status, "clock")
+
+
+FAULTS = (
+    Fault("control store restored from an older copy", restore_control_store),
+    Fault("clock jumps by hours", jump_clock),
+)
