@@ -14,6 +14,7 @@ def suffer(world: World, fault: Fault, sizes: Sizes) -> Finding:
     before = world.latencies()
     time.sleep(sizes.calm_seconds)
     calm = world.latencies()
+    world.since = calm
     said = len(world.log)
     struck = fault.strike(world, sizes)
     after = world.latencies()
@@ -25,7 +26,7 @@ def suffer(world: World, fault: Fault, sizes: Sizes) -> Finding:
         lost,
         doubled,
         calm_p99=_p99(calm, before, struck.victims),
-        p99=_p99(after, calm, struck.victims),
+        p99=_p99(after, world.since, struck.victims),
         in_status=struck.in_status in struck.status,
         in_log=struck.in_log in world.log[said:],
     )

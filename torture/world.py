@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from deltalake import DeltaTable
 
 from lpm_stream.cli.simulate import simulated_companies
 from lpm_stream.control import ledger, parking, progress, registry
@@ -23,7 +24,7 @@ from lpm_stream.feed.load import load_feeds
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 
-_PATIENCE_SECONDS = 150.0  # the longest pause between two tries of a parked company is 60 s
+_PATIENCE_SECONDS = 100.0  # the longest pause between two tries of a parked company is 60 s
 _SAVED_SECONDS = 1.5  # the deliverer saves what it knows once a second
 
 
@@ -36,6 +37,7 @@ class World:
         chance: where random moments come from.
         traffic: the simulator.
         relay: the relay, if one was started last.
+        since: the latencies known when the fault began: what is measured is what came after.
     """
 
     def __init__(self, home: Path, companies: int, rate: float, chance: random.Random) -> None:
@@ -44,6 +46,7 @@ class World:
         self.chance = chance
         self.traffic: subprocess.Popen[str] | None = None
         self.relay: subprocess.Popen[str] | None = None
+        self.since: dict[str, Latencies] = {}
         self._rate = rate
         self._started: list[subprocess.Popen[str]] = []
         home.mkdir(parents=True)
@@ -159,13 +162,27 @@ class World:
         return Path(str(sa.make_url(url).database))
 
     def verified(self) -> dict[str, Any]:
-        """What `verify --json` finds, once nobody is parked any more."""
+        """What `verify --json` finds once the traffic has ended and everything has arrived, as far as one can see."""
+        assert self.traffic is not None
+        self.traffic.send_signal(signal.SIGTERM)
+        self.traffic.wait(30)
         wait_until(lambda: not self.parked(), "companies stay parked", lambda: str(self.parked()))
+        wait_until(self._has_arrived, "messages stay in the hub")
         done = self.run("verify", "--json", "-")
         if done.returncode not in {0, 1}:
             raise RuntimeError(f"verify failed: {done.stderr}")
         report: dict[str, Any] = json.loads(done.stdout)
         return report
+
+    def _has_arrived(self) -> bool:
+        cursor = progress.read_cursor(self.stream.store, self.stream.spec.name)
+        through = progress.read_checkpoints(self.stream.store, self.stream.spec.name)
+        hub = self.stream.hub
+        return (
+            cursor is not None
+            and cursor.version == DeltaTable(self.stream.table).version()
+            and all(through.get(partition, 0) == hub.end(partition) for partition in hub.partitions())
+        )
 
 
 def kill(process: subprocess.Popen[str]) -> None:

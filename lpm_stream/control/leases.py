@@ -5,6 +5,7 @@ company databases remember the largest they have seen, and a writer with a small
 """
 
 import hashlib
+import logging
 import os
 import socket
 import threading
@@ -17,6 +18,8 @@ import sqlalchemy as sa
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import leases
 from lpm_stream.errors import LeaseLostError
+
+log = logging.getLogger(__name__)
 
 Role = Literal["publish", "deliver", "backfill"]
 
@@ -57,6 +60,8 @@ def acquire(store: ControlStore, name: str, holder: str) -> Lease | None:
         row = connection.execute(sa.select(leases).where(leases.c.name == name)).one_or_none()
         if row is not None and row.holder != holder and row.expires_at > now and not _has_died(row.holder):
             return None
+        if row is not None and row.holder != holder and row.expires_at > now:
+            log.warning("%s: its worker %s has died; another goes on from there", name, row.holder)
         # Milliseconds keep the fence growing even if the store is restored from an older copy.
         fence = max(int(now.timestamp() * 1000), row.fence + 1 if row else 0)
         values = {"holder": holder, "fence": fence, "expires_at": now + TTL}

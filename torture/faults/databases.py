@@ -27,6 +27,8 @@ def fill_disk(world: World, sizes: Sizes) -> Struck:
     """A company's database is on a disk of its own (a tmpfs) that others fill up."""
     company = world.companies[1]
     with _small_disk(world, company) as disk:
+        time.sleep(sizes.calm_seconds)
+        world.since = world.latencies()  # moving it there was no fault
         with (disk / "filler").open("wb") as filler:
             try:
                 while True:

@@ -15,17 +15,17 @@ _MESSAGES = 3
 def damage_messages(world: World, sizes: Sizes) -> Struck:
     """Some messages on disk are not what was written, before anybody has read them."""
     behind = _publish_only(world, sizes)
-    companies: set[str] = set()
-    for partition, through in behind.items():
-        with closing(sqlite3.connect(_file(world, partition))) as connection, connection:
-            waiting = connection.execute(
-                "SELECT sequence_number, partition_key FROM messages WHERE sequence_number > ?", (through,)
-            ).fetchall()
-            for number, company in world.chance.sample(waiting, min(_MESSAGES, len(waiting))):
-                connection.execute("UPDATE messages SET body = X'00' WHERE sequence_number = ?", (number,))
-                companies.add(company)
+    partition, through = next(iter(behind.items()))
+    with closing(sqlite3.connect(_file(world, partition))) as connection, connection:
+        waiting = connection.execute(
+            "SELECT sequence_number, partition_key FROM messages WHERE sequence_number > ?", (through,)
+        ).fetchall()
+        damaged = world.chance.sample(waiting, min(_MESSAGES, len(waiting)))
+        for number, _ in damaged:
+            connection.execute("UPDATE messages SET body = X'00' WHERE sequence_number = ?", (number,))
+    companies = {company for _, company in damaged}
     status = _resync_the_lacking(world, companies)
-    return Struck(len(companies), "only the table has them still", status, "is damaged", frozenset(companies))
+    return Struck(len(damaged), "only the table has them still", status, "is damaged", frozenset(companies))
 
 
 def break_file(world: World, sizes: Sizes) -> Struck:

@@ -1,0 +1,29 @@
+"""The kinds of company database that the simulation knows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lpm_stream.delivery.sqlite import SqliteDatabase, SqliteTransaction
+
+
+@dataclass(frozen=True)
+class Databases:
+    """One kind.
+
+    Attributes:
+        kind: its name.
+        database: the class whose transactions have boundaries.
+        transaction: the class of these.
+        url: where the database of a company is: by the life's directory, and the company's number in it.
+    """
+
+    kind: str
+    database: type
+    transaction: type
+    url: Callable[[Path, int], str]
+
+
+SQLITE = Databases(
+    "SQLite", SqliteDatabase, SqliteTransaction, lambda home, number: f"sqlite:///{home}/companies/{number}.db"
+)
