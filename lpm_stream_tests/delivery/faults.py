@@ -131,7 +131,7 @@ def put_steps_between(
     _around_transactions(bomb, patch, ControlStore, "write")
     _around_transactions(bomb, patch, database, "transaction")
     for name in ("watermark", "merge", "store", "sweep", "create_replacement", "fill_replacement", "swap"):
-        patch.setattr(transaction, name, _after(bomb, getattr(transaction, name), name))
+        patch.setattr(transaction, name, step_after(bomb, getattr(transaction, name), name))
 
 
 def _around_transactions(bomb: Bomb, patch: pytest.MonkeyPatch, owner: type, name: str) -> None:
@@ -149,7 +149,9 @@ def _around_transactions(bomb: Bomb, patch: pytest.MonkeyPatch, owner: type, nam
     patch.setattr(owner, name, with_steps)
 
 
-def _after(bomb: Bomb, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+def step_after(bomb: Bomb, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The function, with a step once it has done its work."""
+
     def with_step(*arguments: Any, **options: Any) -> Any:
         result = original(*arguments, **options)
         bomb.step(f"after {name}")

@@ -1,5 +1,6 @@
 """A stream of three companies that crashes again and again, and is compared with its table after each crash."""
 
+import functools
 import random
 import shutil
 import tempfile
@@ -23,8 +24,10 @@ from lpm_stream.delivery.replay import replay
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.publish import pack
 from lpm_stream.settings import Settings
+from lpm_stream.source.delta import DeltaSource
+from lpm_stream.source.snapshot import Snapshot
 from lpm_stream.stream import Stream, open_hub
-from lpm_stream_tests.delivery.faults import BadHub, Bomb, Crash, put_steps_between
+from lpm_stream_tests.delivery.faults import BadHub, Bomb, Crash, put_steps_between, step_after
 from lpm_stream_tests.example import SPEC, create_table, deliver, publish, source_rows, undelivered
 from torture.simulation.commits import COMPANIES, commit, mend, rows
 from torture.simulation.databases import Databases
@@ -66,11 +69,21 @@ def small_steps(bomb: Bomb, databases: Databases) -> Iterator[None]:
     patch.setattr(deliver_drain, "_SAVE_SECONDS", 0.0)
     patch.setattr(deliver_drain, "Slots", InlineSlots)
     patch.setattr(leases, "TTL", timedelta(0))
+    patch.setattr(DeltaSource, "changes", step_after(bomb, DeltaSource.changes, "reading the table"))
+    patch.setattr(Snapshot, "count", step_after(bomb, Snapshot.count, "pinning the table"))
     put_steps_between(bomb, patch, databases.database, databases.transaction)
     try:
         yield
     finally:
         patch.undo()
+
+
+@functools.cache
+def _new_control_store() -> Path:
+    """Making one takes longer than all that is done with it."""
+    path = Path(tempfile.mkdtemp(prefix="lpm_stream_")) / "control.db"
+    ControlStore(f"sqlite:///{path}").close()
+    return path
 
 
 class Life:
@@ -84,6 +97,7 @@ class Life:
             update={"poll_seconds": 0.0005, "hub_partitions": 2, "slots": 2}
         )
         self._hub = BadHub(open_hub(settings), bomb, chance)
+        shutil.copy(_new_control_store(), self._home / "control.db")
         self._stream = Stream(SPEC, settings, ControlStore(settings.control_url), self._hub)
         for number, company in enumerate(COMPANIES):
             register(self._stream.store, company, databases.url(self._home, number))

@@ -1,15 +1,21 @@
-"""Lives of streams, one after the other, until there were enough crashes."""
+"""Lives of streams, several at once, until there were enough crashes."""
 
 import logging
+import multiprocessing
+import os
 import random
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 
 from lpm_stream_tests.delivery.faults import Bomb
-from torture.simulation.databases import Databases
+from torture.simulation.databases import KINDS
 from torture.simulation.life import Life, Point, small_steps
 
-_ACTS_A_LIFE = 40
+_ACTS = 12  # in a life: the longer the table's history, the longer it takes to read
+_LIVES_AT_ONCE = 20  # for each core
 
 
 @dataclass
@@ -25,42 +31,45 @@ class Simulated:
     failure: str = ""
 
 
-def simulate(databases: Databases, seed: int, points: int, first_life: int = 0) -> Simulated:
-    """Crashes so many times, or until something is lost or doubled.
+def simulate(kind: str, seed: int, points: int, first_life: int = 0) -> Simulated:
+    """Crashes so many times or some more, or until something is lost or doubled.
 
     Args:
-        databases: what kind of company databases.
+        kind: of company databases.
         seed: what happens follows from it.
         points: number of crashes.
         first_life: where to begin, to see a failure again.
     """
-    logging.getLogger("lpm_stream").setLevel(logging.CRITICAL)
     done = Simulated()
-    bomb = Bomb(for_good=True)
-    life_number = first_life
-    with small_steps(bomb, databases):
+    cores = os.cpu_count() or 1
+    numbers = count(first_life)
+    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as processes:
         while done.points.total() < points and not done.failure:
-            _live(databases, seed, life_number, bomb, done, points)
-            life_number += 1
+            some = [next(numbers) for _ in range(min(cores * _LIVES_AT_ONCE, points // _ACTS + 1))]
+            for life in processes.map(partial(live, kind, seed), some):
+                done.points.update(life.points)
+                done.failure = done.failure or life.failure
     return done
 
 
-def _live(databases: Databases, seed: int, number: int, bomb: Bomb, done: Simulated, points: int) -> None:
+def live(kind: str, seed: int, number: int) -> Simulated:
     """One life; it depends on nothing but the seed and its number."""
+    logging.getLogger("lpm_stream").setLevel(logging.CRITICAL)
     random.seed(f"{seed} {number}")  # of the pauses between tries
-    bomb.set(None)
-    life = Life(random.Random(f"{seed} {number}"), bomb, databases)
-    longest: dict[str, int] = {}
-    try:
-        for act in range(_ACTS_A_LIFE):
-            if done.points.total() == points:
-                return
-            point = life.crash(longest)
-            if point is not None:
-                done.points[point] += 1
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is to be seen again
-        again = f"python -m torture simulate --seed {seed} --life {number} --databases {databases.kind}"
-        done.failure = f"act {act}: {type(error).__name__}: {error}\n  to see it again: {again}"
-    finally:
-        bomb.set(None)
-        life.close()
+    done = Simulated()
+    bomb = Bomb(for_good=True)
+    with KINDS[kind]() as databases, small_steps(bomb, databases):
+        life = Life(random.Random(f"{seed} {number}"), bomb, databases)
+        longest: dict[str, int] = {}
+        try:
+            for _ in range(_ACTS):
+                point = life.crash(longest)
+                if point is not None:
+                    done.points[point] += 1
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is to be seen again
+            again = f"python -m torture simulate --databases {kind} --seed {seed} --life {number}"
+            done.failure = f"{type(error).__name__}: {error}\n  to see it again: {again}"
+        finally:
+            bomb.set(None)
+            life.close()
+    return done
