@@ -10,6 +10,9 @@ from pathlib import Path
 from torture.fault import LONG, SHORT, Fault, Finding, Sizes
 from torture.faults import crowd, databases, doubles, hub, kills, stores
 from torture.report import report
+from torture.simulation import command
+from torture.simulation.databases import KINDS
+from torture.simulation.run import simulate
 from torture.suffer import suffer
 from torture.world import World
 
@@ -22,6 +25,8 @@ _FEW = (*databases.FAULTS, *stores.FAULTS, *doubles.FAULTS, *hub.FAULTS, *kills.
 
 def main() -> int:
     """Runs the suite, or the faults whose names contain one of those given."""
+    if sys.argv[1:2] == ["simulate"]:
+        return command.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
     parser.add_argument("--short", action="store_true", help="as CI does it, in some minutes")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
@@ -34,9 +39,19 @@ def main() -> int:
     findings = [
         *_run(_named(_FEW, chosen.names), home / "few", _COMPANIES, _RATE, sizes, chosen.seed),
         *_run(_named(crowd.FAULTS, chosen.names), home / "crowd", sizes.crowd, _CROWD_RATE, sizes, chosen.seed),
+        *_simulated(chosen.names, sizes, chosen.seed),
     ]
     report(findings, _BUILD / "torture.json")
     return 0 if all(one.good for one in findings) else 1
+
+
+def _simulated(names: Sequence[str], sizes: Sizes, seed: int) -> Iterator[Finding]:
+    """The same in one process, at every boundary, on every kind of database."""
+    for kind in KINDS:
+        name = f"crash simulated, {kind}"
+        if not names or any(part in name for part in names):
+            done = simulate(kind, seed, sizes.crash_points)
+            yield Finding(name, done.points.total(), 0, 0, problem=done.failure)
 
 
 def _named(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:

@@ -24,7 +24,8 @@ def main(arguments: Sequence[str]) -> int:
         if chosen.life is None:
             done = simulate(kind, chosen.seed, chosen.points)
         else:
-            done = live(kind, chosen.seed, chosen.life)
+            with KINDS[kind].serving() as place:
+                done = live(kind, place, chosen.seed, chosen.life)
         seconds = time.monotonic() - begun
         print(
             f"{kind}, seed {chosen.seed}: {done.points.total():,} crashes at {len(done.points)} boundaries in "

@@ -43,22 +43,24 @@ def simulate(kind: str, seed: int, points: int, first_life: int = 0) -> Simulate
     done = Simulated()
     cores = os.cpu_count() or 1
     numbers = count(first_life)
-    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as processes:
+    spawn = multiprocessing.get_context("spawn")
+    with KINDS[kind].serving() as place, ProcessPoolExecutor(cores, spawn) as processes:
         while done.points.total() < points and not done.failure:
             some = [next(numbers) for _ in range(min(cores * _LIVES_AT_ONCE, points // _ACTS + 1))]
-            for life in processes.map(partial(live, kind, seed), some):
+            for life in processes.map(partial(live, kind, place, seed), some):
                 done.points.update(life.points)
                 done.failure = done.failure or life.failure
     return done
 
 
-def live(kind: str, seed: int, number: int) -> Simulated:
-    """One life; it depends on nothing but the seed and its number."""
+def live(kind: str, place: str, seed: int, number: int) -> Simulated:
+    """One life; what happens in it depends on nothing but the seed and its number."""
     logging.getLogger("lpm_stream").setLevel(logging.CRITICAL)
     random.seed(f"{seed} {number}")  # of the pauses between tries
     done = Simulated()
     bomb = Bomb(for_good=True)
-    with KINDS[kind]() as databases, small_steps(bomb, databases):
+    databases = KINDS[kind].at(place)
+    with small_steps(bomb, databases):
         life = Life(random.Random(f"{seed} {number}"), bomb, databases)
         longest: dict[str, int] = {}
         try:
