@@ -223,7 +223,7 @@ class _Drain:
         due = [
             state
             for state in self._parked.values()
-            if state.next_try_at <= now and state.company not in self._lanes and state.company not in self._stuck
+            if state.is_due(now) and state.company not in self._lanes and state.company not in self._stuck
         ]
         for state in sorted(due, key=lambda state: state.next_try_at)[: max(free, 0)]:
             company = state.company
