@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Quiet: no telemetry, no warnings about the previews that some of Dagster's own packages are.
 DG := DAGSTER_DISABLE_TELEMETRY=1 PYTHONWARNINGS=ignore $(BIN)/dg
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format bench torture torture-short clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,14 @@ format: install ## Format the code and apply safe lint fixes
 
 bench: install ## Measure throughput, latency and bytes, and write build/bench.json
 	$(BIN)/python -m bench
+
+torture: install ## Inflict every fault on real processes, at length, and write build/torture.json
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group torture
+	$(BIN)/python -m torture
+
+torture-short: install ## The same in some minutes
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group torture
+	$(BIN)/python -m torture --short
 
 clean: ## Remove what was installed and kept
 	rm -rf .venv .lpm_stream build

@@ -5,6 +5,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torture.fault import LONG, SHORT, Fault, Finding, Sizes
@@ -17,7 +18,7 @@ from torture.suffer import suffer
 from torture.world import World
 
 _BUILD = Path("build")
-_RATE, _CROWD_RATE = 1_000.0, 1_000.0  # changed rows a second
+_RATE, _CROWD_RATE = 1_000.0, 300.0  # changed rows a second
 _COMPANIES = 6
 
 _FEW = (*databases.FAULTS, *stores.FAULTS, *doubles.FAULTS, *hub.FAULTS, *kills.FAULTS)
@@ -37,8 +38,13 @@ def main() -> int:
     home = _BUILD / "torture"
     shutil.rmtree(home, ignore_errors=True)
     findings = [
-        *_run(_named(_FEW, chosen.names), home / "few", _COMPANIES, _RATE, sizes, chosen.seed),
-        *_run(_named(crowd.FAULTS, chosen.names), home / "crowd", sizes.crowd, _CROWD_RATE, sizes, chosen.seed),
+        *_run(_named(_FEW, chosen.names), _Place(home / "few", _COMPANIES, _RATE), sizes, chosen.seed),
+        *_run(
+            _named(crowd.FAULTS, chosen.names),
+            _Place(home / "crowd", sizes.crowd, _CROWD_RATE),
+            sizes,
+            chosen.seed,
+        ),
         *_simulated(chosen.names, sizes, chosen.seed),
     ]
     report(findings, _BUILD / "torture.json")
@@ -58,16 +64,23 @@ def _named(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
     return [one for one in faults if not names or any(name in one.name for name in names)]
 
 
-def _run(
-    faults: Sequence[Fault], home: Path, companies: int, rate: float, sizes: Sizes, seed: int
-) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class _Place:
+    """What worlds are like."""
+
+    home: Path
+    companies: int
+    rate: float
+
+
+def _run(faults: Sequence[Fault], place: _Place, sizes: Sizes, seed: int) -> Iterator[Finding]:
     """Inflicts faults one after the other on the same stream; after one that went wrong, on a new one."""
     chance = random.Random(seed)
     world: World | None = None
     try:
         for number, fault in enumerate(faults):
             if world is None:
-                world = World(home / str(number), companies, rate, chance)
+                world = World(place.home / str(number), place.companies, place.rate, chance)
             finding = _one(world, fault, sizes)
             print(finding, flush=True)
             if not finding.good:

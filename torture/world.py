@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -53,7 +53,7 @@ class World:
 
     # Processes
 
-    def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Starts a command in a process group of its own; what it has to say goes to the log."""
         with self.log_path.open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
@@ -84,11 +84,16 @@ class World:
         self.traffic = self.start("simulate", "--rate", str(self._rate), "--companies", count)
         wait_until(lambda: any(self.home.glob("tables/*/_delta_log/*.json")), "there is no table")
 
-    def start_relay(self, environment: Mapping[str, str] | None = None) -> None:
+    def start_relay(self, environment: dict[str, str] | None = None) -> None:
         """Starts a relay and waits until it has delivered something."""
-        before = self.applied_at()
+        before = self._applied_at()
         self.relay = self.start("relay", environment=environment)
-        wait_until(lambda: self.applied_at() > before, "the relay delivers nothing")
+        wait_until(lambda: self._applied_at() > before, "the relay delivers nothing")
+
+    def wait_for_delivery(self) -> None:
+        """Waits until some company's database has taken something more."""
+        before = self._applied_at()
+        wait_until(lambda: self._applied_at() > before, "nothing is delivered")
 
     def stop_relay(self) -> None:
         """Ends the relay in order."""
@@ -146,7 +151,11 @@ class World:
         """Who is parked."""
         return parking.read_parked(self.stream.store, self.stream.spec.name)
 
-    def applied_at(self) -> datetime:
+    def wait_for_log(self, text: str, already: int = 0) -> None:
+        """Waits until the log says something more often than it has said it already."""
+        wait_until(lambda: self.log.count(text) > already, f"the log does not say {text!r}")
+
+    def _applied_at(self) -> datetime:
         """When a company's database was last known to take something."""
         times = [one.applied_at for one in progress.read_deliveries(self.stream.store, "tdr").values()]
         return max(times, default=datetime.min.replace(tzinfo=UTC))
@@ -162,7 +171,7 @@ class World:
         return Path(str(sa.make_url(url).database))
 
     def verified(self) -> dict[str, Any]:
-        """What `verify --json` finds once the traffic has ended and everything has arrived, as far as one can see."""
+        """What `verify --json` finds once the traffic has ended and everything seems to have arrived."""
         assert self.traffic is not None
         self.traffic.send_signal(signal.SIGTERM)
         self.traffic.wait(30)
@@ -193,7 +202,10 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def wait_until(
-    condition: Callable[[], bool], otherwise: str, more: Callable[[], str] = str, seconds: float = _PATIENCE_SECONDS
+    condition: Callable[[], bool],
+    otherwise: str,
+    more: Callable[[], str] = str,
+    seconds: float = _PATIENCE_SECONDS,
 ) -> None:
     """Waits for something to come true.
 

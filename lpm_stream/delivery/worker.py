@@ -137,3 +137,6 @@ class Worker:
         with self._store.write() as connection:
             quarantine.add(connection, self._spec.name, refused)
             quarantine.require_room(connection, self._spec, refused[0].company)
+        log.warning(
+            "company %r: %d rows that its database refuses are in quarantine", refused[0].company, len(refused)
+        )

@@ -3,19 +3,20 @@
 import time
 
 from torture.fault import Fault, Sizes, Struck
-from torture.world import World, kill, wait_until
+from torture.world import World, kill
 
 
 def two_relays(world: World, sizes: Sizes) -> Struck:
     """A second relay stands by, and takes over when the first is killed."""
     first = world.relay
     assert first is not None
+    standing_by = "another worker is at it; standing by"
+    already = world.log.count(standing_by)
     world.relay = world.start("relay")
-    wait_until(lambda: world.log.count("another worker is at it; standing by") >= 2, "the second does not stand by")
+    world.wait_for_log(standing_by, already + 1)  # each of its drains
     time.sleep(sizes.fault_seconds / 2)
     kill(first)
-    before = world.applied_at()
-    wait_until(lambda: world.applied_at() > before, "the second does not take over")
+    world.wait_for_delivery()
     time.sleep(sizes.fault_seconds / 2)
     status = world.status()
     return Struck(1, '"deliverer": "deliver@', status, "standing by")

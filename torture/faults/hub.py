@@ -42,8 +42,9 @@ def break_file(world: World, sizes: Sizes) -> Struck:
     world.forget()
     with path.open("r+b") as file:
         file.write(b"\xff" * 4096)
+    already = world.log.count("if the file is damaged")
     world.relay = world.start("relay")
-    wait_until(lambda: "if the file is damaged" in world.log, "nobody notices")
+    world.wait_for_log("if the file is damaged", already)
     status = world.status()
     world.stop_relay()
     for suffix in ("", "-wal", "-shm"):
@@ -62,7 +63,9 @@ def _publish_only(world: World, sizes: Sizes) -> dict[int, int]:
     through = progress.read_checkpoints(world.stream.store, world.stream.spec.name)
     ends = {partition: world.stream.hub.end(partition) for partition in world.stream.hub.partitions()}
     world.stream.hub.close()  # nobody else has its files open then
-    return {partition: through.get(partition, 0) for partition, end in ends.items() if end > through.get(partition, 0)}
+    return {
+        partition: through.get(partition, 0) for partition, end in ends.items() if end > through.get(partition, 0)
+    }
 
 
 def _resync_the_lacking(world: World, companies: set[str]) -> str:

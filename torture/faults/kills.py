@@ -20,8 +20,7 @@ _REFUSED = 9  # rows in quarantine, to be replayed
 def kill_relay(world: World, sizes: Sizes) -> Struck:
     """The relay, or one of its two processes, while it delivers."""
     for _ in range(sizes.kills):
-        before = world.applied_at()
-        wait_until(lambda since=before: world.applied_at() > since, "the relay delivers nothing")
+        world.wait_for_delivery()
         time.sleep(world.chance.uniform(0, 1.2))
         assert world.relay is not None
         world.chance.choice([kill, _kill_parent, _kill_child])(world.relay)
@@ -67,7 +66,7 @@ def _while_loading(world: World) -> str:
     company = world.companies[0]
     for _ in range(_TRIES):
         process = world.start("backfill", company)
-        wait_until(lambda process=process: _is_loading(world, company) or process.poll() is not None, "no backfill")
+        wait_until(partial(_is_loading_or_over, world, company, process), "no backfill begins")
         process.send_signal(signal.SIGSTOP)
         if _is_loading(world, company):
             status = world.status()
@@ -76,6 +75,10 @@ def _while_loading(world: World) -> str:
         process.send_signal(signal.SIGCONT)
         process.wait(60)
     raise RuntimeError("every backfill was over before it could be looked at")
+
+
+def _is_loading_or_over(world: World, company: str, process: subprocess.Popen[str]) -> bool:
+    return _is_loading(world, company) or process.poll() is not None
 
 
 def _is_loading(world: World, company: str) -> bool:
@@ -148,7 +151,8 @@ def _refuse(path: Path, which: str) -> None:
         for event in ("INSERT", "UPDATE"):
             connection.execute(f"DROP TRIGGER IF EXISTS picky_{event}")
             connection.execute(
-                f"CREATE TRIGGER picky_{event} BEFORE {event} ON tdr WHEN NEW.caller_number LIKE '%77' AND {which} "
+                f"CREATE TRIGGER picky_{event} BEFORE {event} ON tdr "
+                f"WHEN NEW.caller_number LIKE '%77' AND {which} "
                 f"BEGIN SELECT RAISE(ABORT, 'not here'); END"
             )
 

@@ -6,9 +6,10 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from lpm_stream.control import progress
 from torture.clock import jumping
 from torture.fault import Fault, Sizes, Struck
-from torture.world import World, kill, wait_until
+from torture.world import World, kill
 
 
 def restore_control_store(world: World, sizes: Sizes) -> Struck:
@@ -18,16 +19,25 @@ def restore_control_store(world: World, sizes: Sizes) -> Struck:
         source.backup(target)
     time.sleep(sizes.fault_seconds)
     world.stop_relay()
+    newest = _published(world)
     assert world.traffic is not None
     kill(world.traffic)
     world.forget()
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     shutil.copy(copy, path)
+    found = _published(world)
+    if found >= newest:
+        raise RuntimeError("the copy is not older")
     status = world.status()
     world.ensure_running()
     time.sleep(sizes.fault_seconds)
-    return Struck(1, '"publisher": null', status, "had more than the control store knew")
+    return Struck(1, f'"published_version": {found}', status, "had more than the control store knew")
+
+
+def _published(world: World) -> int:
+    cursor = progress.read_cursor(world.stream.store, world.stream.spec.name)
+    return cursor.version if cursor else -1
 
 
 def jump_clock(world: World, sizes: Sizes) -> Struck:
@@ -40,7 +50,7 @@ def jump_clock(world: World, sizes: Sizes) -> Struck:
         for jump in jumps:
             said = world.log.count("clock jumped by")
             clock.jump(jump)
-            wait_until(lambda said=said: world.log.count("clock jumped by") > said, "nobody notices")
+            world.wait_for_log("clock jumped by", said)
             time.sleep(sizes.fault_seconds / len(jumps))
             shown = world.status()
             status = status or shown  # the one of two hours ahead

@@ -5,7 +5,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,11 +22,12 @@ from lpm_stream.delivery import lanes, worker
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.replay import replay
 from lpm_stream.errors import LpmStreamError
+from lpm_stream.hub.local import LocalHub
 from lpm_stream.publish import pack
 from lpm_stream.settings import Settings
 from lpm_stream.source.delta import DeltaSource
 from lpm_stream.source.snapshot import Snapshot
-from lpm_stream.stream import Stream, open_hub
+from lpm_stream.stream import Stream
 from lpm_stream_tests.delivery.faults import BadHub, Bomb, Crash, put_steps_between, step_after
 from lpm_stream_tests.example import SPEC, create_table, deliver, publish, source_rows, undelivered
 from torture.simulation.commits import COMPANIES, commit, mend, rows
@@ -96,7 +97,8 @@ class Life:
         settings = Settings.load(self._home).model_copy(
             update={"poll_seconds": 0.0005, "hub_partitions": 2, "slots": 2}
         )
-        self._hub = BadHub(open_hub(settings), bomb, chance)
+        local = LocalHub(self._home / "hub", settings.hub_partitions, settings.hub_retention_hours)
+        self._hub = BadHub(local, bomb, chance)
         shutil.copy(_new_control_store(), self._home / "control.db")
         self._stream = Stream(SPEC, settings, ControlStore(settings.control_url), self._hub)
         for number, company in enumerate(COMPANIES):
@@ -127,10 +129,8 @@ class Life:
         if act != "publish":
             publish(self._stream)
         self._bomb.set(self._chance.randint(0, longest.get(act, 10)))
-        try:
+        with suppress(Crash):
             self._act(act)
-        except Crash:
-            pass
         where = self._bomb.crashed_at
         longest[act] = max(longest.get(act, 0), self._bomb.steps)
         self._bomb.set(None)
@@ -189,14 +189,19 @@ class Life:
                 continue
             found = self._stored(url)
             if sorted(found) != sorted(wanted):
-                raise NotEqualError(f"company {company!r} lacks {wanted - {*found}}, has too much {set(found) - wanted}")
+                raise NotEqualError(
+                    f"company {company!r} lacks {wanted - {*found}}, has too much {set(found) - wanted}"
+                )
 
     @staticmethod
     def _stored(url: str) -> list[tuple[object, ...]]:
         engine = sa.create_engine(url)
         try:
             with engine.connect() as connection:
-                return [tuple(row) for row in connection.exec_driver_sql("SELECT id, customer, amount, note FROM orders")]
+                return [
+                    tuple(row)
+                    for row in connection.exec_driver_sql("SELECT id, customer, amount, note FROM orders")
+                ]
         finally:
             engine.dispose()
 
