@@ -138,5 +138,5 @@ class Worker:
             quarantine.add(connection, self._spec.name, refused)
             quarantine.require_room(connection, self._spec, refused[0].company)
         log.warning(
-            "company %r: %d rows that its database refuses are in quarantine", refused[0].company, len(refused)
+            "company %r: its database refuses rows; %d more are in quarantine", refused[0].company, len(refused)
         )

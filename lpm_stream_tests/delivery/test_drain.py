@@ -2,7 +2,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from lpm_stream.errors import LeaseLostError, LpmStreamError
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Received
 from lpm_stream.stream import Stream
-from lpm_stream_tests.delivery.databases import carrying, changes
+from lpm_stream_tests.delivery.databases import carrying, changes, picky
 from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish, stored, undelivered
 
 OTHER = "deliver@elsewhere:1:1"
@@ -326,6 +326,18 @@ def test_it_says_that_databases_have_more_than_the_control_store_knew(stream, ca
         connection.execute(tables.checkpoints.delete())
     deliver(stream)
     assert "the databases of 2 companies, such as 'A', had more than the control store knew" in caplog.text
+
+
+def test_it_says_that_rows_went_to_quarantine_and_not_what_is_in_them(stream, caplog):
+    commit(stream, A="1")
+    deliver(stream)
+    with closing(SqliteDatabase(SPEC, "A", str(path_of(stream, "A")))) as database:
+        picky(database, "NEW.id = 'bad key'")
+    append(stream.table, orders(["2", "bad key"], "A"))
+    publish(stream)
+    deliver(stream)
+    assert "company 'A': its database refuses rows; 1 more are in quarantine" in caplog.text
+    assert "bad key" not in caplog.text
 
 
 def test_a_second_deliverer_stands_by(stream):

@@ -14,17 +14,26 @@ from torture.fault import Fault, Sizes, Struck
 from torture.world import World, kill, wait_until
 
 _TRIES = 4  # for each kill: a process may be done before it comes
+_PUBLISHER_SHARE = 1 / 3  # of the kills of a relay
 _REFUSED = 9  # rows in quarantine, to be replayed
 
 
 def kill_relay(world: World, sizes: Sizes) -> Struck:
-    """The relay, or one of its two processes, while it delivers."""
+    """The relay while it delivers: the whole of it, the process that delivers, or the one that publishes."""
+    status = ""
     for _ in range(sizes.kills):
         world.wait_for_delivery()
         time.sleep(world.chance.uniform(0, 1.2))
         assert world.relay is not None
-        world.chance.choice([kill, _kill_parent, _kill_child])(world.relay)
+        if world.chance.random() < _PUBLISHER_SHARE:
+            _kill_child(world.relay)  # the relay starts it anew
+            continue
+        world.chance.choice([kill, _kill_parent])(world.relay)
         world.relay.wait(30)
+        status = status or world.status()
+        world.start_relay()
+    if not status:
+        kill(world.relay)
         status = world.status()
         world.start_relay()
     return Struck(sizes.kills, '"deliverer": null', status, "has died")
@@ -109,7 +118,7 @@ def kill_replay(world: World, sizes: Sizes) -> Struck:
     done = world.run("quarantine", "replay", "--all")
     if done.returncode:
         raise RuntimeError(f"the replay failed: {done.stderr}")
-    return Struck(kills, '"quarantined": 1', status, "in quarantine", frozenset({company}))
+    return Struck(kills, '"quarantined": 1', status, "are in quarantine", frozenset({company}))
 
 
 def _killed_at_work(world: World, lease: str, process: subprocess.Popen[str], within: float) -> bool:

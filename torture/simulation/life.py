@@ -1,5 +1,6 @@
 """A stream of three companies that crashes again and again, and is compared with its table after each crash."""
 
+import atexit
 import functools
 import random
 import shutil
@@ -83,6 +84,7 @@ def small_steps(bomb: Bomb, databases: Databases) -> Iterator[None]:
 def _new_control_store() -> Path:
     """Making one takes longer than all that is done with it."""
     path = Path(tempfile.mkdtemp(prefix="lpm_stream_")) / "control.db"
+    atexit.register(shutil.rmtree, path.parent)
     ControlStore(f"sqlite:///{path}").close()
     return path
 
