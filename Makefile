@@ -9,7 +9,7 @@ DG := DAGSTER_DISABLE_TELEMETRY=1 PYTHONWARNINGS=ignore $(BIN)/dg
 # The broker that some tests start: the version is that of lpm_stream_tests/kafka/pom.xml.
 KAFKA := $(HOME)/.cache/lpm_stream/kafka-4.1.0
 
-.PHONY: help install demo test test-all check lint format bench clean
+.PHONY: help install demo test test-all check lint format bench torture torture-short clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,14 @@ format: install ## Format the code and apply safe lint fixes
 
 bench: install ## Measure throughput, latency and bytes, and write build/bench.json
 	$(BIN)/python -m bench
+
+torture: install ## Inflict every fault on real processes, at length, and write build/torture.json
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group torture
+	$(BIN)/python -m torture
+
+torture-short: install ## The same in some minutes
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group torture
+	$(BIN)/python -m torture --short
 
 clean: ## Remove what was installed and kept
 	rm -rf .venv .lpm_stream build

@@ -5,6 +5,7 @@ company databases remember the largest they have seen, and a writer with a small
 """
 
 import hashlib
+import logging
 import os
 import socket
 import threading
@@ -18,9 +19,12 @@ from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import leases
 from lpm_stream.errors import LeaseLostError
 
+log = logging.getLogger(__name__)
+
 Role = Literal["publish", "deliver", "backfill"]
 
 TTL = timedelta(seconds=10)
+_SKEW = timedelta(minutes=1)  # between the clocks of hosts; a lease that lasts longer is of a clock set back since
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,10 @@ def acquire(store: ControlStore, name: str, holder: str) -> Lease | None:
     now = datetime.now(UTC)
     with store.write() as connection:
         row = connection.execute(sa.select(leases).where(leases.c.name == name)).one_or_none()
-        if row is not None and row.holder != holder and row.expires_at > now and not _has_died(row.holder):
-            return None
+        if row is not None and row.holder != holder and _lasts(row.expires_at, now):
+            if not _has_died(row.holder):
+                return None
+            log.warning("%s: its worker %s has died; another goes on from there", name, row.holder)
         # Milliseconds keep the fence growing even if the store is restored from an older copy.
         fence = max(int(now.timestamp() * 1000), row.fence + 1 if row else 0)
         values = {"holder": holder, "fence": fence, "expires_at": now + TTL}
@@ -101,14 +107,19 @@ def is_held(store: ControlStore, name: str, fence: int) -> bool:
     with store.read() as connection:
         row = connection.execute(sa.select(leases).where(leases.c.name == name)).one_or_none()
     now = datetime.now(UTC)
-    return row is not None and row.fence == fence and row.expires_at > now and not _has_died(row.holder)
+    return row is not None and row.fence == fence and _lasts(row.expires_at, now) and not _has_died(row.holder)
 
 
 def holders(store: ControlStore) -> dict[str, str]:
     """Who holds which lease now: name to holder."""
+    now = datetime.now(UTC)
     with store.read() as connection:
-        rows = connection.execute(sa.select(leases).where(leases.c.expires_at > datetime.now(UTC)))
-        return {row.name: row.holder for row in rows if not _has_died(row.holder)}
+        rows = connection.execute(sa.select(leases).where(leases.c.expires_at > now))
+        return {row.name: row.holder for row in rows if _lasts(row.expires_at, now) and not _has_died(row.holder)}
+
+
+def _lasts(expires_at: datetime, now: datetime) -> bool:
+    return now < expires_at <= now + TTL + _SKEW
 
 
 def _has_died(holder: str) -> bool:

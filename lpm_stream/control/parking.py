@@ -46,6 +46,10 @@ class Parked:
     kind: Kind = "fault"
     waiting: int = 0
 
+    def is_due(self, now: datetime) -> bool:
+        """Whether it is to be tried: also if that is further off than any pause is, by a clock set back since."""
+        return self.next_try_at <= now or self.next_try_at > now + timedelta(seconds=_LONGEST_PAUSE)
+
     def failed_again(self, reason: str, kind: Kind) -> "Parked":
         """The same company after one more failure: the pause doubles, with jitter, unless it is held."""
         attempts = 0 if kind == "held" else self.attempts

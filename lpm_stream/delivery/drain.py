@@ -13,6 +13,7 @@ from functools import partial
 
 import polars as pl
 
+from lpm_stream.clock import WallClock
 from lpm_stream.control import leases, parking, progress
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
@@ -37,7 +38,7 @@ _JOINING_BYTES = 4_000_000  # of a company that is catching up; beyond it they a
 _SLOW_SECONDS = 5.0  # a task that takes longer parks its company, so that its messages stop filling memory
 _SLOW_RECOVERY_SECONDS = 15.0  # likewise for a company's own reader, which takes more at once
 _TAKES_LONG_SECONDS = 1.0  # likewise where its messages fill half of the memory that others need
-_STUCK_SLOTS = 64  # so many databases may not answer before the others have fewer slots
+_STUCK_SLOTS = 64  # so many databases may keep their tasks waiting before the others have fewer slots
 _SAVE_SECONDS = 1.0  # what is not saved is re-read after a crash and dropped by the watermark
 _RECOVERY_SLOTS = 4  # parked companies are retried in slots of their own
 _FINISH_SECONDS = 4.0  # how long the end of a drain waits for transactions in hand
@@ -120,6 +121,8 @@ class _Drain:
         self._parked = parking.read_parked(store, spec.name)
         self._delivered = progress.read_deliveries(store, spec.name)
         self._loss_check = LossCheck(store, spec.name, hub)
+        self._clock = WallClock()
+        self._ahead: set[str] = set()
         self._unsaved = Unsaved()
         self._saved_at = time.monotonic()
 
@@ -206,8 +209,10 @@ class _Drain:
     # Tasks
 
     def _start(self) -> None:
-        busy = sum(lane.task is not None and not lane.recovering for lane in self._lanes.values())
-        free = self._settings.slots - busy - max(len(self._stuck) - _STUCK_SLOTS, 0)
+        at_work = [lane for lane in self._lanes.values() if lane.task is not None and not lane.recovering]
+        held_up = sum(lane.is_held_up for lane in at_work)  # they lend their slots to others
+        busy = len(at_work) - held_up
+        free = self._settings.slots - busy - max(len(self._stuck) + held_up - _STUCK_SLOTS, 0)
         now = datetime.now(UTC)
         ready = [lane for lane in self._lanes.values() if lane.is_ready(now)]
         for lane in ready[: max(free, 0)]:
@@ -223,7 +228,7 @@ class _Drain:
         due = [
             state
             for state in self._parked.values()
-            if state.next_try_at <= now and state.company not in self._lanes and state.company not in self._stuck
+            if state.is_due(now) and state.company not in self._lanes and state.company not in self._stuck
         ]
         for state in sorted(due, key=lambda state: state.next_try_at)[: max(free, 0)]:
             company = state.company
@@ -375,6 +380,9 @@ class _Drain:
             self._done.refused += applied.refused
         found = outcome.watermark
         if found is not None and (applied is None or not applied.messages) and self._is_news(company, found):
+            known = self._delivered.get(company)
+            if known is None or (known.epoch, known.version) < (found.epoch, found.version):
+                self._ahead.add(company)
             self._unsaved.find(company, partition, found)
         if company in self._unsaved.delivered:
             self._delivered[company] = self._unsaved.delivered[company]
@@ -393,6 +401,7 @@ class _Drain:
     # Saving
 
     def _save_if_due(self) -> None:
+        self._clock.look()
         age = time.monotonic() - self._saved_at
         news = bool(self._unsaved) or self._checkpoints() != self._saved
         pause = _SAVE_SECONDS if self._lanes or not news else _SAVE_SECONDS / 10
@@ -413,6 +422,14 @@ class _Drain:
         for company in tries.keys() & self._parked.keys():
             state = self._parked[company]
             self._parked[company] = replace(state, next_try_at=min(state.next_try_at, tries[company]))
+        if self._ahead:
+            log.warning(
+                "the databases of %d companies, such as %r, had more than the control store knew: a deliverer was "
+                "killed, or the control store is an older copy; what they have is not applied again",
+                len(self._ahead),
+                min(self._ahead),
+            )
+            self._ahead.clear()
         self._saved = reached
         self._unsaved = Unsaved()
         self._saved_at = time.monotonic()

@@ -17,6 +17,9 @@ BATCH_ROWS = 10_000
 # In a backlog a company's messages are collected for a moment: a transaction costs about as much as 500 rows.
 _BACKLOG_SECONDS = 10.0  # commits older than that are one
 _COLLECT_SECONDS = 0.5
+# A task that takes longer than that over fewer rows waits for its database, and does not work.
+_QUICK_SECONDS = 0.05
+_FEW_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,13 @@ class Lane:
         self.waiting_since = monotonic()
         self.in_hand = batch
         return batch
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether a task seems to wait for the company's database."""
+        if self.task is None or monotonic() - self.started < _QUICK_SECONDS:
+            return False
+        return sum(one.message.rows for one in self.in_hand) < _FEW_ROWS
 
     def start(self, task: Future[Outcome]) -> None:
         """Notes the task that serves the company now."""

@@ -1,5 +1,6 @@
 """The work on one company at a time, as it runs in the slots' threads."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from lpm_stream.errors import HubGapError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Received
 from lpm_stream.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _RECOVERY_MESSAGES = 500
 _REGISTRY_SECONDS = 5.0  # how long an answer of the registry holds
@@ -103,6 +106,7 @@ class Worker:
                 name = leases.lease_name("backfill", self._spec.name, company)
                 if leases.is_held(self._store, name, mark.hold):
                     raise HeldError(mark.hold)
+                log.warning("company %r: the backfill that held it has died; the stream goes on", company)
                 mark = replace(mark, hold=0)
                 transaction.store(replace(mark, fence=self._fence))
         return mark
@@ -133,3 +137,6 @@ class Worker:
         with self._store.write() as connection:
             quarantine.add(connection, self._spec.name, refused)
             quarantine.require_room(connection, self._spec, refused[0].company)
+        log.warning(
+            "company %r: its database refuses rows; %d more are in quarantine", refused[0].company, len(refused)
+        )

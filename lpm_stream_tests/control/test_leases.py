@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -50,6 +51,31 @@ def test_an_expired_lease_can_be_taken_and_its_holder_notices(store):
         leases.renew(store, lease)
     leases.release(store, lease)  # not its own any more
     assert leases.holders(store) == {"work": YOU}
+
+
+def test_it_says_whose_work_goes_on_after_a_death(store, caplog):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = f"publish@{socket.gethostname()}:{gone.pid}:1"
+    acquired(store, dead)
+    acquired(store)
+    assert f"work: its worker {dead} has died" in caplog.text
+    caplog.clear()
+    leases.release(store, acquired(store))
+    acquired(store, YOU)
+    assert caplog.text == ""
+
+
+def test_a_lease_from_a_clock_that_was_set_back_holds_nobody_up(store):
+    lease = acquired(store)
+    with store.write() as connection:
+        later = datetime.now(UTC) + timedelta(hours=2)
+        connection.execute(tables.leases.update().values(expires_at=later))
+    assert leases.holders(store) == {}
+    assert not leases.is_held(store, "work", lease.fence)
+    leases.renew(store, lease)  # whoever lives renews it, by the clock of now
+    assert leases.holders(store) == {"work": ME}
+    assert leases.acquire(store, "work", YOU) is None
 
 
 def test_a_check_makes_its_transaction_conditional(store):

@@ -33,6 +33,13 @@ def test_the_pause_doubles_up_to_a_minute():
     assert state.sequence_number == 1
 
 
+def test_a_try_further_off_than_any_pause_is_due():
+    state = parking.park("A", 0, 1, NOW, "down")
+    assert not state.is_due(state.next_try_at - timedelta(seconds=0.1))
+    assert state.is_due(state.next_try_at)
+    assert state.is_due(state.next_try_at - timedelta(hours=2))  # the clock was set back
+
+
 def test_a_long_reason_is_cut(store):
     with store.write() as connection:
         parking.write_parked(connection, "f", "A", parking.park("A", 0, 1, NOW, "r" * 9_000))

@@ -23,23 +23,39 @@ class Crash(BaseException):
 class Bomb:
     """Counts the steps of everything that runs, and crashes at the one it is set to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_good: bool = False) -> None:
+        """A bomb that is not set.
+
+        Args:
+            for_good: whether every later step crashes as well until it is set anew, as after `kill -9` nothing is
+                cleaned up; else other threads go on, as workers do that do not know they were replaced.
+        """
+        self._for_good = for_good
         self._steps_left: int | None = None
         self._lock = threading.Lock()
+        self.steps = 0
+        """Number of steps since it was set."""
+        self.crashed_at: str | None = None
+        """Where it went off since it was set."""
 
     def set(self, steps: int | None) -> None:
         """Crashes after that many steps; None: never."""
         self._steps_left = steps
+        self.steps = 0
+        self.crashed_at = None
 
-    def step(self) -> None:
+    def step(self, where: str) -> None:
         """A step is reached."""
         with self._lock:
-            if self._steps_left is None:
-                return
-            self._steps_left -= 1
-            if self._steps_left >= 0:
-                return
-            self._steps_left = None
+            if self.crashed_at is None or not self._for_good:
+                self.steps += 1
+                if self._steps_left is None:
+                    return
+                self._steps_left -= 1
+                if self._steps_left >= 0:
+                    return
+                self._steps_left = None
+                self.crashed_at = where
         raise Crash
 
 
@@ -61,10 +77,10 @@ class BadHub:
         if self.kept_back is not None:
             self.kept_back += messages
             return
-        self._bomb.step()
+        self._bomb.step("before sending")
         for one in self._mixed(messages):
             self._hub.send([one])
-            self._bomb.step()
+            self._bomb.step("after a message is sent")
 
     def _mixed(self, messages: Sequence[Message]) -> list[Message]:
         """Chunks of the same company and version in another order, versions in theirs."""
@@ -76,7 +92,9 @@ class BadHub:
         return mixed
 
     def receive(self, partition: int, after: int, max_messages: int) -> list[Received]:
-        return self._hub.receive(partition, after, max_messages)
+        received = self._hub.receive(partition, after, max_messages)
+        self._bomb.step("after reading from the hub")
+        return received
 
     def end(self, partition: int) -> int:
         return self._hub.end(partition)
@@ -103,32 +121,40 @@ class BadHub:
         self._hub.close()
 
 
-def put_steps_between(bomb: Bomb, patch: pytest.MonkeyPatch) -> None:
+def put_steps_between(
+    bomb: Bomb,
+    patch: pytest.MonkeyPatch,
+    database: type = SqliteDatabase,
+    transaction: type = SqliteTransaction,
+) -> None:
     """Makes everything durable a step: what is before it, before its commit, and after it."""
     _around_transactions(bomb, patch, ControlStore, "write")
-    _around_transactions(bomb, patch, SqliteDatabase, "transaction")
+    _around_transactions(bomb, patch, database, "transaction")
     for name in ("watermark", "merge", "store", "sweep", "create_replacement", "fill_replacement", "swap"):
-        patch.setattr(SqliteTransaction, name, _after(bomb, getattr(SqliteTransaction, name)))
+        patch.setattr(transaction, name, step_after(bomb, getattr(transaction, name), name))
 
 
 def _around_transactions(bomb: Bomb, patch: pytest.MonkeyPatch, owner: type, name: str) -> None:
     original = getattr(owner, name)
+    label = f"{owner.__name__}.{name}"
 
     @contextmanager
     def with_steps(self: Any) -> Iterator[Any]:
-        bomb.step()
+        bomb.step(f"before {label}")
         with original(self) as transaction:
             yield transaction
-            bomb.step()
-        bomb.step()
+            bomb.step(f"before the commit of {label}")
+        bomb.step(f"after the commit of {label}")
 
     patch.setattr(owner, name, with_steps)
 
 
-def _after(bomb: Bomb, original: Callable[..., Any]) -> Callable[..., Any]:
-    def with_step(*arguments: Any) -> Any:
-        result = original(*arguments)
-        bomb.step()
+def step_after(bomb: Bomb, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The function, with a step once it has done its work."""
+
+    def with_step(*arguments: Any, **options: Any) -> Any:
+        result = original(*arguments, **options)
+        bomb.step(f"after {name}")
         return result
 
     return with_step

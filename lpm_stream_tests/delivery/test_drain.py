@@ -2,7 +2,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from lpm_stream.errors import LeaseLostError, LpmStreamError
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Received
 from lpm_stream.stream import Stream
-from lpm_stream_tests.delivery.databases import carrying, changes
+from lpm_stream_tests.delivery.databases import carrying, changes, picky
 from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish, stored, undelivered
 
 OTHER = "deliver@elsewhere:1:1"
@@ -291,6 +291,53 @@ def test_slow_databases_do_not_take_the_slots_of_others(stream, monkeypatch):
             stack.close()
             wait_until(lambda: parked(stream) == {} and undelivered(stream) == 0)
     assert_delivered(stream, ["B", *slow])
+
+
+def test_databases_that_do_not_answer_lend_their_slots_before_they_are_parked(stream, monkeypatch):
+    monkeypatch.setattr(deliver_drain, "_SLOW_SECONDS", 600)
+    monkeypatch.setattr(deliver_drain, "_SAVE_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 600000", *sqlite._PRAGMAS[1:]))
+    slow = [f"slow {number}" for number in range(3 * stream.settings.slots)]
+    for company in slow:
+        register(stream.store, company)
+        append(stream.table, orders([company], company))
+    publish(stream)
+    deliver(stream)
+    with ExitStack() as stack:
+        for company in slow:
+            stack.enter_context(locked(path_of(stream, company)))
+            append(stream.table, orders([f"more of {company}"], company))
+        publish(stream)
+        with delivering(stream):
+            commit(stream, B="2")
+            wait_until(lambda: delivered(stream, "B") > 0)
+            assert parked(stream) == {}
+            stack.close()
+            wait_until(lambda: undelivered(stream) == 0)
+    assert_delivered(stream, ["B", *slow])
+
+
+def test_it_says_that_databases_have_more_than_the_control_store_knew(stream, caplog):
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    assert "more than the control store knew" not in caplog.text
+    with stream.store.write() as connection:
+        connection.execute(tables.deliveries.delete())
+        connection.execute(tables.checkpoints.delete())
+    deliver(stream)
+    assert "the databases of 2 companies, such as 'A', had more than the control store knew" in caplog.text
+
+
+def test_it_says_that_rows_went_to_quarantine_and_not_what_is_in_them(stream, caplog):
+    commit(stream, A="1")
+    deliver(stream)
+    with closing(SqliteDatabase(SPEC, "A", str(path_of(stream, "A")))) as database:
+        picky(database, "NEW.id = 'bad key'")
+    append(stream.table, orders(["2", "bad key"], "A"))
+    publish(stream)
+    deliver(stream)
+    assert "company 'A': its database refuses rows; 1 more are in quarantine" in caplog.text
+    assert "bad key" not in caplog.text
 
 
 def test_a_second_deliverer_stands_by(stream):

@@ -1,0 +1,103 @@
+"""The fault suite: `python -m torture [--short] [FAULT ...]`, and `python -m torture simulate`."""
+
+import argparse
+import random
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torture.fault import LONG, SHORT, Fault, Finding, Sizes
+from torture.faults import crowd, databases, doubles, hub, kills, stores
+from torture.report import report
+from torture.simulation import command
+from torture.simulation.databases import KINDS
+from torture.simulation.run import simulate
+from torture.suffer import suffer
+from torture.world import World
+
+_BUILD = Path("build")
+_RATE, _CROWD_RATE = 1_000.0, 300.0  # changed rows a second
+_COMPANIES = 6
+
+_FEW = (*databases.FAULTS, *stores.FAULTS, *doubles.FAULTS, *hub.FAULTS, *kills.FAULTS)
+
+
+def main() -> int:
+    """Runs the suite, or the faults whose names contain one of those given."""
+    if sys.argv[1:2] == ["simulate"]:
+        return command.main(sys.argv[2:])
+    parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="as CI does it, in some minutes")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    parser.add_argument("names", nargs="*", help="only faults whose names contain one of these")
+    chosen = parser.parse_args()
+    sizes = SHORT if chosen.short else LONG
+    print(f"seed {chosen.seed}", flush=True)
+    home = _BUILD / "torture"
+    shutil.rmtree(home, ignore_errors=True)
+    findings = [
+        *_run(_named(_FEW, chosen.names), _Place(home / "few", _COMPANIES, _RATE), sizes, chosen.seed),
+        *_run(
+            _named(crowd.FAULTS, chosen.names),
+            _Place(home / "crowd", sizes.crowd, _CROWD_RATE),
+            sizes,
+            chosen.seed,
+        ),
+        *_simulated(chosen.names, sizes, chosen.seed),
+    ]
+    report(findings, _BUILD / "torture.json")
+    return 0 if all(one.good for one in findings) else 1
+
+
+def _simulated(names: Sequence[str], sizes: Sizes, seed: int) -> Iterator[Finding]:
+    """The same in one process, at every boundary, on every kind of database."""
+    for kind in KINDS:
+        name = f"crash simulated, {kind}"
+        if not names or any(part in name for part in names):
+            done = simulate(kind, seed, sizes.crash_points)
+            yield Finding(name, done.points.total(), 0, 0, problem=done.failure)
+
+
+def _named(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
+    return [one for one in faults if not names or any(name in one.name for name in names)]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What worlds are like."""
+
+    home: Path
+    companies: int
+    rate: float
+
+
+def _run(faults: Sequence[Fault], place: _Place, sizes: Sizes, seed: int) -> Iterator[Finding]:
+    """Inflicts faults one after the other on the same stream; after one that went wrong, on a new one."""
+    chance = random.Random(seed)
+    world: World | None = None
+    try:
+        for number, fault in enumerate(faults):
+            if world is None:
+                world = World(place.home / str(number), place.companies, place.rate, chance)
+            finding = _one(world, fault, sizes)
+            print(finding, flush=True)
+            if not finding.good:
+                world.close()
+                world = None
+            yield finding
+    finally:
+        if world is not None:
+            world.close()
+
+
+def _one(world: World, fault: Fault, sizes: Sizes) -> Finding:
+    try:
+        return suffer(world, fault, sizes)
+    except Exception as error:  # noqa: BLE001 - the others are to be tried all the same
+        return Finding(fault.name, 0, 0, 0, problem=f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Company databases that are locked, full, or not what they were."""
+
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from lpm_stream.control import tables
+from torture.fault import Fault, Sizes, Struck
+from torture.world import World, locked, wait_until
+
+_SPARE_BYTES = 4_000_000  # of the disk that gets full
+
+
+def lock(world: World, sizes: Sizes) -> Struck:
+    """Another program holds the lock of a company's database for seconds."""
+    company = world.companies[0]
+    with locked(world.database(company)):
+        status = _parked_for(world, company, sizes)
+    return _parked(company, "is locked", status)
+
+
+def fill_disk(world: World, sizes: Sizes) -> Struck:
+    """A company's database is on a disk of its own (a tmpfs) that others fill up."""
+    company = world.companies[1]
+    with _small_disk(world, company) as disk:
+        time.sleep(sizes.calm_seconds)
+        world.since = world.latencies()  # moving it there was no fault
+        with (disk / "filler").open("wb") as filler:
+            try:
+                while True:
+                    filler.write(bytes(10_000))
+                    filler.flush()
+            except OSError:
+                pass  # it is full
+        status = _parked_for(world, company, sizes)
+        (disk / "filler").unlink()
+        wait_until(lambda: company not in world.parked(), "the company stays parked")
+    return _parked(company, "full", status)
+
+
+def restore_database(world: World, sizes: Sizes) -> Struck:
+    """A company's database is deleted, and restored from an older copy."""
+    company = world.companies[2]
+    path, copy = world.database(company), world.home / "yesterday.db"
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    time.sleep(sizes.fault_seconds)
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    shutil.copy(copy, path)
+    wait_until(lambda: company in world.parked(), "nobody notices")
+    status = world.status()
+    return _parked(company, "", status)
+
+
+@contextmanager
+def _small_disk(world: World, company: str) -> Iterator[Path]:
+    """Moves a company's database to a small disk, and back."""
+    disk = world.home / "small"
+    disk.mkdir()
+    home = world.database(company)
+    size = 2 * home.stat().st_size + _SPARE_BYTES
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], check=True)
+    try:
+        _move(world, company, home, disk / home.name)
+        yield disk
+        _move(world, company, disk / home.name, home)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def _move(world: World, company: str, old: Path, new: Path) -> None:
+    """Moves a database while nobody writes to it."""
+    world.stop_relay()
+    for path in old.parent.glob(f"{old.name}*"):
+        shutil.move(path, new.parent / path.name)
+    with world.stream.store.write() as connection:
+        moved = tables.companies.update().where(tables.companies.c.company == company)
+        connection.execute(moved.values(database_url=f"sqlite:///{new}"))
+    world.start_relay()
+
+
+def _parked_for(world: World, company: str, sizes: Sizes) -> str:
+    """Waits until the company is parked, and as long as the fault is to last; returns the status."""
+    wait_until(lambda: company in world.parked(), "the company is not parked")
+    status = world.status()
+    time.sleep(sizes.fault_seconds)
+    return status
+
+
+def _parked(company: str, reason: str, status: str) -> Struck:
+    return Struck(1, reason or '"state": "parked"', status, f"{company}' is parked", frozenset({company}))
+
+
+FAULTS = (
+    Fault("company database locked", lock),
+    Fault("company database's disk full", fill_disk),
+    Fault("company database restored from an older copy", restore_database),
+)
