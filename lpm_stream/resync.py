@@ -53,9 +53,13 @@ def begin_anew(stream: Stream) -> int:
         before = progress.read_cursor(stream.store, feed)
         epoch = max(int(datetime.now(UTC).timestamp() * 1000), before.epoch + 1 if before else 0)
         companies = registry.registered(stream.store)
+        seen = source.commit_seen(version) or ""
         with stream.store.write() as connection:
             leases.check(connection, lease)
-            progress.write_cursor(connection, feed, progress.Cursor(source.table_id, version, version, (), epoch))
+            progress.forget_unknown(connection, feed)
+            progress.write_cursor(
+                connection, feed, progress.Cursor(source.table_id, version, version, (), epoch, seen)
+            )
             progress.write_published(connection, feed, dict.fromkeys(companies, version))
     finally:
         leases.release(stream.store, lease)

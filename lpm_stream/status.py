@@ -157,7 +157,7 @@ def _companies(stream: Stream, now: datetime, backlog: _Backlog) -> tuple[Compan
                 version=newest.version if newest else -1,
                 quarantined=quarantined.get(company, 0),
                 parked=parked.get(company),
-                lacks_before=incomplete[company].last_version if company in incomplete else None,
+                lacks_before=incomplete.get(company),
                 backfill=loading.get(company) if leases.lease_name("backfill", feed, company) in holders else None,
             )
         )

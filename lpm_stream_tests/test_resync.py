@@ -1,6 +1,7 @@
 """The way out of a gap."""
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -8,7 +9,9 @@ from deltalake import DeltaTable
 
 from lpm_stream import resync
 from lpm_stream.control import leases, parking, progress, tables
-from lpm_stream.control.registry import registered
+from lpm_stream.control.registry import register, registered
+from lpm_stream.delivery import backfill as backfill_module
+from lpm_stream.delivery.backfill import backfill
 from lpm_stream.errors import LpmStreamError, SourceError
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.stream import Stream
@@ -178,3 +181,73 @@ def test_one_company_that_fails_does_not_keep_the_others_waiting(stream):
     done = resync.load(stream, ["A", "B"], rebuild=False, go_on=lambda: True, tell=lambda *_: None)
     assert ["not a database" in one.problem for one in done] == [True, False]
     assert_delivered(stream, ["B"])
+
+
+def test_a_table_set_back_that_has_grown_again_is_noticed(stream, tmp_path):
+    commit(stream, A="1")
+    shutil.copytree(stream.table, tmp_path / "copy")
+    commit(stream, A="2 3", B="4")
+    deliver(stream)
+    shutil.rmtree(stream.table)
+    shutil.copytree(tmp_path / "copy", stream.table)
+    for number in range(4):
+        append(stream.table, orders([f"n{number}"], "A"))
+    with pytest.raises(SourceError, match=r"was set back and grew again; .* lpm-stream resync"):
+        publish(stream)
+    begin_and_load(stream)
+    goes_on(stream)
+
+
+def test_a_backfill_killed_before_a_resync_leaves_no_rows_behind(stream, monkeypatch):
+    commit(stream, C="1 2 3 4")
+    register(stream.store, "C")
+    monkeypatch.setattr(backfill_module, "_BATCH_ROWS", 2)
+    answers = iter([True, False])
+    with pytest.raises(LpmStreamError, match="was stopped"):
+        backfill(stream, "C", rebuild=False, go_on=lambda: next(answers), tell=lambda *_: None)
+    assert len(stored(stream, "C")) == 2
+    shutil.rmtree(stream.table)
+    create_table(stream.table, orders(["1"], "C", amount=9))
+    begin_and_load(stream)
+    assert stored(stream, "C").keys() == {"1"}
+    assert stored(stream, "C")["1"]["amount"] == 9
+    assert progress.read_incomplete(stream.store, SPEC.name) == {}
+
+
+def test_an_older_control_store_and_a_lost_hub_together_are_noticed(stream):
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    before = progress.read_cursor(stream.store, SPEC.name)
+    assert before is not None
+    begin_and_load(stream)
+    commit(stream, A="3", B="4")
+    deliver_all(stream)
+    stream.hub.close()
+    shutil.rmtree(stream.settings.home / "hub")
+    stream.hub._directory.mkdir()
+    with stream.store.write() as connection:
+        progress.write_cursor(connection, SPEC.name, replace(before, version=DeltaTable(stream.table).version()))
+        progress.write_published(connection, SPEC.name, dict.fromkeys("AB", before.version))
+    commit(stream, A="new")
+    deliver_all(stream)
+    assert parked(stream)["A"].kind == "gap"
+    begin_and_load(stream)
+    goes_on(stream)
+
+
+def test_a_company_that_was_never_delivered_to_goes_on_after_a_resync(stream):
+    commit(stream, A="1", B="2")
+    begin_and_load(stream)
+    deliver_all(stream)
+    assert parked(stream) == {}
+    goes_on(stream)
+
+
+def test_who_registers_after_a_resync_is_known_to_lack_what_came_before(stream):
+    commit(stream, C="c1")
+    begin_and_load(stream)
+    register(stream.store, "C")
+    assert progress.read_incomplete(stream.store, SPEC.name).keys() == {"C"}
+    load(stream)
+    assert progress.read_incomplete(stream.store, SPEC.name) == {}
+    assert_delivered(stream, ["C"])

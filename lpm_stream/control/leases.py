@@ -9,6 +9,8 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -17,13 +19,14 @@ import sqlalchemy as sa
 
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import leases
-from lpm_stream.errors import LeaseLostError
+from lpm_stream.errors import LeaseLostError, LpmStreamError
 
 log = logging.getLogger(__name__)
 
 Role = Literal["publish", "deliver", "backfill"]
 
 TTL = timedelta(seconds=10)
+_SHORTEST_PAUSE = 0.5  # seconds
 _SKEW = timedelta(minutes=1)  # between the clocks of hosts; a lease that lasts longer is of a clock set back since
 
 
@@ -93,6 +96,25 @@ def renew(store: ControlStore, lease: Lease) -> None:
     """
     with store.write() as connection:
         check(connection, lease)
+
+
+@contextmanager
+def kept(store: ControlStore, lease: Lease) -> Iterator[None]:
+    """Renews the lease from a thread of its own: for work that may be silent for longer than it lasts."""
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(max(TTL.total_seconds() / 3, _SHORTEST_PAUSE)):
+            with suppress(LpmStreamError):  # a lost lease shows where something is written under it
+                renew(store, lease)
+
+    keeper = threading.Thread(target=keep, name="keep-lease", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
 
 
 def release(store: ControlStore, lease: Lease) -> None:

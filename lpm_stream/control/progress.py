@@ -28,6 +28,8 @@ class Cursor:
         newest_version: the table's newest version when last looked at.
         held_columns: source columns that the schema policy holds back.
         epoch: of these versions; grows when the cursor is set anew.
+        commit_seen: a commit up to there, as `DeltaSource.commit_seen` names it; if that has become another one,
+            the table was set back and has grown again.
     """
 
     table_id: str
@@ -35,6 +37,7 @@ class Cursor:
     newest_version: int
     held_columns: tuple[str, ...] = ()
     epoch: int = 0
+    commit_seen: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def read_cursor(store: ControlStore, feed: str) -> Cursor | None:
     if row is None:
         return None
     held = tuple(row.held_columns.split(",")) if row.held_columns else ()
-    return Cursor(row.table_id, row.version, row.newest_version, held, row.epoch)
+    return Cursor(row.table_id, row.version, row.newest_version, held, row.epoch, row.commit_seen)
 
 
 def write_cursor(connection: sa.Connection, feed: str, cursor: Cursor) -> None:
@@ -78,6 +81,7 @@ def write_cursor(connection: sa.Connection, feed: str, cursor: Cursor) -> None:
         "held_columns": ",".join(cursor.held_columns),
         "updated_at": datetime.now(UTC),
         "epoch": cursor.epoch,
+        "commit_seen": cursor.commit_seen,
     }
     upsert(connection, cursors, {"feed": feed}, values)
 
@@ -139,18 +143,39 @@ def count_unknown(connection: sa.Connection, feed: str, version: int, changes: M
                 connection.execute(unknown_companies.insert().values(feed=feed, company=company, **first))
 
 
+def forget_unknown(connection: sa.Connection, feed: str) -> None:
+    """Forgets what was counted of companies that nobody had registered: a new epoch begins."""
+    connection.execute(unknown_companies.delete().where(unknown_companies.c.feed == feed))
+
+
 def read_unknown(store: ControlStore, feed: str) -> list[Unknown]:
     """The companies that nobody has registered, those with the most changes first."""
     return _read_unknown(store, feed, ~_registered)
 
 
-def read_incomplete(store: ControlStore, feed: str) -> dict[str, Unknown]:
-    """Registered companies that lack what came before they were registered: no backfill has loaded it since."""
+def read_incomplete(store: ControlStore, feed: str) -> dict[str, int]:
+    """Registered companies that lack what was published before they were registered, and up to which version.
+
+    A backfill gives them that. After a resync nobody has counted what unregistered companies lack: then all that
+    registered since count as lacking it.
+    """
     loaded = sa.select(sa.func.max(backfills.c.loaded_version)).where(
         backfills.c.feed == unknown_companies.c.feed, backfills.c.company == unknown_companies.c.company
     )
     lacks = unknown_companies.c.last_version > sa.func.coalesce(loaded.scalar_subquery(), -1)
-    return {one.company: one for one in _read_unknown(store, feed, _registered & lacks)}
+    found = {one.company: one.last_version for one in _read_unknown(store, feed, _registered & lacks)}
+    cursor = read_cursor(store, feed)
+    if cursor is None or not cursor.epoch:
+        return found
+    begun = datetime.fromtimestamp(cursor.epoch / 1000, UTC)
+    late = sa.select(companies.c.company).where(
+        companies.c.registered_at > begun,
+        ~sa.exists().where(
+            backfills.c.feed == feed, backfills.c.company == companies.c.company, backfills.c.loaded_version >= 0
+        ),
+    )
+    with store.read() as connection:
+        return dict.fromkeys(connection.execute(late).scalars(), cursor.version) | found
 
 
 _registered = sa.exists().where(companies.c.company == unknown_companies.c.company)

@@ -75,20 +75,21 @@ def _known(connection: sa.Connection, ids: list[str]) -> set[str]:
     return known
 
 
-def require_room(connection: sa.Connection, spec: FeedSpec, company: str, since_version: int = 0) -> None:
+def require_room(connection: sa.Connection, spec: FeedSpec, company: str, loading_version: int = 0) -> None:
     """Makes a transaction that has added rows of a company conditional on the feed's limits.
 
     Args:
         connection: the transaction.
         spec: the feed.
         company: whose rows.
-        since_version: rows of earlier versions do not count: they are about to go.
+        loading_version: while the company is loaded from the table at that version; its rows of earlier versions,
+            which are about to go, do not count then, nor does how many come at once.
 
     Raises:
         QuarantineFullError: if there are more than the feed allows.
     """
-    held, lately = _counts(connection, spec.name, since_version).get(company, (0, 0))
-    if _is_full(spec, held, lately):
+    held, lately = _counts(connection, spec.name, loading_version).get(company, (0, 0))
+    if _is_full(spec, held, 0 if loading_version else lately):
         raise QuarantineFullError(
             f"company {company!r} would have {held:,} rows in quarantine, {lately:,} of them new within a minute "
             f"(limits {spec.quarantine_rows:,} and {spec.quarantine_rows_per_minute:,}): see "

@@ -62,6 +62,7 @@ cursors = sa.Table(
     sa.Column("held_columns", sa.Unicode(4000), nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("commit_seen", sa.String(64), nullable=False, server_default=""),
 )
 
 published = sa.Table(

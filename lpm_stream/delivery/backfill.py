@@ -103,12 +103,13 @@ class _Backfill:
             epoch = cursor.epoch if cursor else 0
             end = self._end()  # before the version is pinned: what lies up to there is of versions up to it
             snapshot = Snapshot(self._stream.spec, self._stream.table)
-            self._rebuild = rebuild or (before.epoch != epoch and not before.is_new)
+            self._rebuild = rebuild or before.epoch != epoch
             self._require_not_behind(before, snapshot.version)
             state = self._begin(snapshot)
             written = self._load(snapshot, state)
             mark = replace(before, epoch=epoch, version=snapshot.version, pending={})
             self._finish(mark if end is None else replace(mark, sequence_number=end))
+            self._note_loaded(mark if end is None else replace(mark, sequence_number=end))
             self._end_state(replace(state, rows=state.total_rows), "loaded", snapshot.version)
         except BaseException as error:
             with suppress(LpmStreamError):  # then the deliverer releases it once the lease has run out
@@ -122,7 +123,7 @@ class _Backfill:
         with self._database.transaction() as transaction:
             mark = transaction.watermark()
             transaction.store(replace(mark, hold=self._lease.fence))
-        return mark
+        return replace(mark, hold=0)  # also of one that a dead backfill has left
 
     def _release(self) -> None:
         with self._database.transaction() as transaction:
@@ -159,6 +160,17 @@ class _Backfill:
             backfills.write(connection, self._stream.spec.name, self._company, state)
         self._renewed = time.monotonic()
         self._tell(state.rows, state.total_rows)
+
+    def _note_loaded(self, mark: Watermark) -> None:
+        """Tells deliverers what the database has, and the publisher what its next message comes behind."""
+        feed, now = self._stream.spec.name, datetime.now(UTC)
+        known = progress.read_deliveries(self._stream.store, feed).get(self._company)
+        partition = known.partition if known else -1
+        delivered = progress.Delivered(mark.epoch, mark.version, partition, mark.sequence_number, now, now)
+        published = progress.read_published(self._stream.store, feed).get(self._company, -1)
+        with self._stream.store.write() as connection:
+            progress.write_deliveries(connection, feed, {self._company: delivered})
+            progress.write_published(connection, feed, {self._company: max(mark.version, published)})
 
     def _end_state(self, state: Backfill, outcome: str, loaded: int | None) -> None:
         feed = self._stream.spec.name
@@ -229,7 +241,7 @@ class _Backfill:
             with self._stream.store.write() as connection:
                 quarantine.add(connection, self._stream.spec.name, refused)
                 since = refused[0].version
-                quarantine.require_room(connection, self._stream.spec, self._company, since)
+                quarantine.require_room(connection, self._stream.spec, self._company, loading_version=since)
 
     def _finish(self, mark: Watermark) -> None:
         with self._writing() as transaction:
@@ -259,7 +271,8 @@ def _lease(stream: Stream, company: str) -> Iterator[leases.Lease]:
         holder = leases.holders(stream.store).get(name, "another worker")
         raise LpmStreamError(f"company {company!r} is being loaded by {holder} already; wait for that to end")
     try:
-        yield lease
+        with leases.kept(stream.store, lease):
+            yield lease
     finally:
         leases.release(stream.store, lease)
 

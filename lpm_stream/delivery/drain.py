@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import polars as pl
+import sqlalchemy as sa
 
 from lpm_stream.clock import WallClock
 from lpm_stream.control import leases, parking, progress
@@ -38,7 +39,7 @@ _JOINING_BYTES = 4_000_000  # of a company that is catching up; beyond it they a
 _SLOW_SECONDS = 5.0  # a task that takes longer parks its company, so that its messages stop filling memory
 _SLOW_RECOVERY_SECONDS = 15.0  # likewise for a company's own reader, which takes more at once
 _TAKES_LONG_SECONDS = 1.0  # likewise where its messages fill half of the memory that others need
-_STUCK_SLOTS = 64  # so many databases may keep their tasks waiting before the others have fewer slots
+_STUCK_SLOTS = 1_000  # so many databases may keep their tasks waiting before the others have fewer slots
 _SAVE_SECONDS = 1.0  # what is not saved is re-read after a crash and dropped by the watermark
 _RECOVERY_SLOTS = 4  # parked companies are retried in slots of their own
 _FINISH_SECONDS = 4.0  # how long the end of a drain waits for transactions in hand
@@ -123,6 +124,7 @@ class _Drain:
         self._loss_check = LossCheck(store, spec.name, hub)
         self._clock = WallClock()
         self._ahead: set[str] = set()
+        self._tries = {company: state.next_try_at for company, state in self._parked.items()}
         self._unsaved = Unsaved()
         self._saved_at = time.monotonic()
 
@@ -260,7 +262,14 @@ class _Drain:
             if task.done():
                 del self._stuck[company]
                 if task.exception() is None and company in self._parked:
-                    self._note(company, self._parked[company].partition, task.result())
+                    self._answered_late(self._parked[company], task.result())
+
+    def _answered_late(self, state: Parked, outcome: Outcome) -> None:
+        """Takes the result of a task that nobody waited for any more: the database is slow, and well."""
+        self._note(state.company, state.partition, outcome)
+        if outcome.applied and outcome.applied.messages:
+            state = replace(state, attempts=0, next_try_at=datetime.now(UTC), reason="its database is slow")
+            self._set_parked(state.company, state)
 
     def _collect_one(self, lane: Lane, task: Future[Outcome]) -> None:
         try:
@@ -338,6 +347,8 @@ class _Drain:
         for loss in self._loss_check.losses(self._checkpoints(), self._delivered, self._parked):
             if loss.company in self._lanes or not self._worker.is_registered(loss.company):
                 continue
+            if self._loss_check.is_stored(loss):
+                continue
             known = self._delivered.get(loss.company)
             place = (known.partition, known.sequence_number + 1) if known else (-1, 1)
             reason = _resync(loss.company, f"the hub has lost its changes up to version {loss.version}")
@@ -414,14 +425,11 @@ class _Drain:
         reached = self._checkpoints()
         with self._store.write() as connection:
             leases.check(connection, self._lease)
+            self._try_when_asked(connection)
             self._unsaved.save(connection, feed)
-            tries = parking.read_next_tries(connection, feed) if self._parked else {}
             for partition, sequence_number in reached.items():
                 if self._saved.get(partition) != sequence_number:
                     progress.write_checkpoint(connection, feed, partition, sequence_number)
-        for company in tries.keys() & self._parked.keys():
-            state = self._parked[company]
-            self._parked[company] = replace(state, next_try_at=min(state.next_try_at, tries[company]))
         if self._ahead:
             log.warning(
                 "the databases of %d companies, such as %r, had more than the control store knew: a deliverer was "
@@ -433,6 +441,15 @@ class _Drain:
         self._saved = reached
         self._unsaved = Unsaved()
         self._saved_at = time.monotonic()
+
+    def _try_when_asked(self, connection: sa.Connection) -> None:
+        """Takes over when parked companies are to be tried, where somebody else has changed that."""
+        stored = parking.read_next_tries(connection, self._spec.name) if self._parked else {}
+        for company, state in self._parked.items():
+            asked = stored.get(company)
+            if asked is not None and asked != self._tries.get(company, asked) and asked < state.next_try_at:
+                self._set_parked(company, replace(state, next_try_at=asked))
+        self._tries = {company: state.next_try_at for company, state in self._parked.items()}
 
     def _checkpoints(self) -> dict[int, int]:
         """Where each partition has to be read from after a restart; parked companies remember their own place."""

@@ -33,6 +33,7 @@ class Loss:
     """Changes of one company that are neither delivered nor in the hub."""
 
     company: str
+    epoch: int
     version: int
 
 
@@ -75,9 +76,13 @@ class LossCheck:
             self._published = None
             for company, version in published.versions.items():
                 found = delivered.get(company)
-                has = (found.epoch, found.version) if found else (0, -1)
-                if has < (published.epoch, version) and company not in parked:
-                    yield Loss(company, version)
+                if not _has(found, published.epoch, version) and company not in parked:
+                    yield Loss(company, published.epoch, version)
+
+    def is_stored(self, loss: Loss) -> bool:
+        """Whether the control store knows better by now: a backfill has loaded the company meanwhile."""
+        found = progress.read_deliveries(self._store, self._feed).get(loss.company)
+        return _has(found, loss.epoch, loss.version)
 
     def _begin(self) -> None:
         if time.monotonic() - self._begun < _PAUSE_SECONDS:
@@ -87,3 +92,8 @@ class LossCheck:
             self._published = read_published(self._store, self._feed, self._hub)
         except HubError:
             self._published = None  # reading the partition says so; the next look may see more
+
+
+def _has(found: Delivered | None, epoch: int, version: int) -> bool:
+    """Whether a database has a version: versions of another epoch say nothing about it."""
+    return found is not None and found.epoch == epoch and found.version >= version

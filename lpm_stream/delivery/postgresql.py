@@ -109,8 +109,9 @@ class PostgresqlDatabase:
                     f"with lpm-stream backfill COMPANY --replace"
                 )
                 return
-            if not known:
-                for statement in (*tables.create, tables.insert_watermark):
+            if not known:  # also where it was lost: then the stream finds that it lacks what came before
+                statements = () if transaction.exists(tables.name) else tables.create
+                for statement in (*statements, tables.insert_watermark):
                     transaction.run(statement)
             problems = fit_to_contract(self._spec, transaction)
             if problems:

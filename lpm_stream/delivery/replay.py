@@ -12,14 +12,14 @@ from datetime import date, datetime
 
 import polars as pl
 
-from lpm_stream.control import quarantine, registry
+from lpm_stream.control import leases, quarantine, registry
 from lpm_stream.control.quarantine import Entry
 from lpm_stream.delivery.apply import HeldError
 from lpm_stream.delivery.bisect import refused_rows
 from lpm_stream.delivery.database import CompanyDatabase, Transaction, open_database
 from lpm_stream.errors import LpmStreamError, RowFaultError
 from lpm_stream.feed.contract import REASON, check
-from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, contract_schema
+from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, contract_schema
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.source.snapshot import Snapshot
 from lpm_stream.stream import Stream
@@ -83,11 +83,11 @@ def _replay(stream: Stream, company: str, database: CompanyDatabase, keys: pl.Da
     for _ in range(_TRIES):
         snapshot = Snapshot(stream.spec, stream.table)
         batches = snapshot.rows(company, _BATCH_ROWS)
-        rows = [_among(batch, keys) for batch in batches]
-        found = pl.concat(rows) if rows else None
-        if found is None or found.is_empty():
-            return _Now(frozenset(), {})
-        now = _write(stream.spec, database, snapshot, found)
+        held = [rows for batch in batches if (rows := _among(batch, keys)).height]
+        found = pl.concat(held) if held else pl.DataFrame(schema=snapshot.fit.schema)
+        gone = keys.join(found.select(keys.columns).cast(keys.schema), on=keys.columns, how="anti")
+        deletes = gone.with_columns(pl.lit(company).alias(stream.spec.company_column))
+        now = _write(stream, company, database, snapshot, found, deletes)
         if now is not None:
             return now
     raise LpmStreamError(f"the stream overtook the replay of company {company!r} {_TRIES} times; run it again")
@@ -98,18 +98,29 @@ def _among(rows: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
     return rows.join(keys.cast({name: rows.schema[name] for name in keys.columns}), on=keys.columns, how="semi")
 
 
-def _write(spec: FeedSpec, database: CompanyDatabase, snapshot: Snapshot, found: pl.DataFrame) -> _Now | None:
-    """Writes rows of the pinned version; None if the stream is past that."""
+def _write(  # noqa: PLR0917 - what one transaction needs
+    stream: Stream,
+    company: str,
+    database: CompanyDatabase,
+    snapshot: Snapshot,
+    found: pl.DataFrame,
+    deletes: pl.DataFrame,
+) -> _Now | None:
+    """Writes rows of the pinned version, and removes those it does not have; None if the stream is past it."""
+    spec = stream.spec
     checked = check(spec, snapshot.fit, found.with_columns(pl.lit("insert").alias(CHANGE_TYPE)))
     refused = dict(zip(_keys(spec, checked.bad), checked.bad[REASON], strict=True))
     refused |= dict(zip(_keys(spec, checked.stripped), checked.stripped[REASON], strict=True))
     rows = checked.good.unique(spec.primary_key, keep="last")
+    gone = deletes.with_columns(pl.lit(DELETE).alias(CHANGE_TYPE))
+    rows = pl.concat([rows, gone], how="diagonal_relaxed")
     rows = rows.with_columns(pl.lit(snapshot.version, pl.Int64).alias(COMMIT_VERSION))
     while True:
         try:
             with database.transaction() as transaction:
                 mark = transaction.watermark()
-                if mark.hold:
+                name = leases.lease_name("backfill", spec.name, company)
+                if mark.hold and leases.is_held(stream.store, name, mark.hold):
                     raise HeldError(mark.hold)
                 if mark.version > snapshot.version:
                     return None

@@ -88,8 +88,9 @@ class SqliteDatabase:
                     f"with lpm-stream backfill COMPANY --replace"
                 )
                 return
-            if not known:
-                for statement in (*self._tables.create, self._tables.insert_watermark):
+            if not known:  # also where it was lost: then the stream finds that it lacks what came before
+                statements = () if self._spec.name in names else self._tables.create
+                for statement in (*statements, self._tables.insert_watermark):
                     transaction.run(statement)
             self._misfit = transaction.fit_to_contract()
 

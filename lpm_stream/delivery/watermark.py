@@ -8,6 +8,8 @@ from typing import Self
 from lpm_stream.errors import TargetFaultError
 from lpm_stream.hub.message import Message, Received
 
+_ATTEMPTS = 20  # more than publishers that have lost their lease and still send, by far
+
 
 @dataclass(frozen=True)
 class Chunks:
@@ -38,7 +40,8 @@ class Watermark:
         fence: of the worker that wrote last.
         changes: number of changes applied, ever.
         pending: chunks of later versions that are applied, by version and attempt. A version is complete when
-            all chunks of one attempt are: two attempts may cut the same version differently.
+            all chunks of one attempt are: two attempts may cut the same version differently. Of a version that
+            fails again and again only the last attempts are kept.
         hold: fence of the backfill that the stream waits for, 0 if there is none.
     """
 
@@ -58,13 +61,14 @@ class Watermark:
     def covers(self, one: Received) -> bool:
         """Whether the message has nothing new to say.
 
-        One of an earlier epoch has not, if it lies before what was applied: who began the new epoch has seen to
-        that.
+        One of an earlier epoch has not, if it lies before what was applied, or the database has taken no message
+        yet: who began the new epoch has seen to that.
         """
         message = one.message
         if message.epoch == self.epoch or self.is_new:
             return message.version <= self.version
-        return message.epoch < self.epoch and one.sequence_number <= self.sequence_number
+        passed = one.sequence_number <= self.sequence_number or self.sequence_number == 0
+        return message.epoch < self.epoch and passed
 
     def after(self, received: Iterable[Received], fence: int) -> "Watermark":
         """The watermark once these messages are applied.
@@ -87,7 +91,9 @@ class Watermark:
         part = (message.version, message.attempt)
         known = self.pending.get(part, Chunks())
         changes = self.changes + (0 if message.chunk in known.applied else message.rows)
-        pending = {**self.pending, part: known.plus(message)}
+        older = [key for key in self.pending if key[0] == message.version and key != part]
+        pending = {key: chunks for key, chunks in self.pending.items() if key not in older[:-_ATTEMPTS]}
+        pending[part] = known.plus(message)
         version = self.version
         if pending[part].complete:
             version = message.version

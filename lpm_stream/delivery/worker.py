@@ -70,7 +70,7 @@ class Worker:
             LpmStreamError: as `apply` and the hub do.
         """
         company = state.company
-        wanted = self._published(company) if state.kind == "gap" else (0, -1)
+        wanted = self._published(company) if state.kind == "gap" else None
         with self._pool.borrow((company, self._urls[company])) as database:
             mark = self._released(company, database)
             after = state.sequence_number - 1
@@ -82,17 +82,22 @@ class Worker:
                 return Outcome(None, gap.resume_after, mark, gap=str(gap), is_whole=False)
             applied = self._apply(database, mine, applied_before) if mine else None
         mark = applied.watermark if applied else mark
-        return Outcome(applied, through, mark, is_whole=(mark.epoch, mark.version) >= wanted)
+        return Outcome(
+            applied,
+            through,
+            mark,
+            is_whole=wanted is None or (mark.epoch == wanted[0] and mark.version >= wanted[1]),
+        )
 
     def close(self) -> None:
         """Closes the databases."""
         self._pool.close()
 
-    def _published(self, company: str) -> tuple[int, int]:
+    def _published(self, company: str) -> tuple[int, int] | None:
         """Epoch and version that the database must have before nothing is missing in it."""
         cursor = progress.read_cursor(self._store, self._spec.name)
         version = progress.read_published(self._store, self._spec.name).get(company, -1)
-        return (cursor.epoch, version) if cursor and version >= 0 else (0, -1)
+        return (cursor.epoch, version) if cursor and version >= 0 else None
 
     def _released(self, company: str, database: CompanyDatabase) -> Watermark:
         """The watermark, once no backfill holds the stream; a hold that a dead one has left is removed.

@@ -95,6 +95,7 @@ class Publisher:
         self._epoch = 0
         self._published: dict[str, int] = {}
         self._full: frozenset[str] = frozenset()
+        self._seen = ""
 
     def drain(self, *, poll_seconds: float, go_on: Callable[[], bool], until_caught_up: bool = False) -> Published:
         """Publishes new commits as they appear.
@@ -131,7 +132,6 @@ class Publisher:
         cursor = progress.read_cursor(self._store, self._spec.name)
         done.version = self._start(cursor)
         self._epoch = cursor.epoch if cursor else 0
-        self._published = progress.read_published(self._store, self._spec.name)
         with self._store.read() as connection:
             self._full = quarantine.full(connection, self._spec)
         renewed = time.monotonic()
@@ -162,7 +162,18 @@ class Publisher:
                 f"table {self._source.location} is not the one that feed {self._spec.name} was published from "
                 f"(its id changed): it was dropped and created anew; begin anew with lpm-stream resync"
             )
+        self._require_same_history(cursor)
         return cursor.version
+
+    def _require_same_history(self, cursor: progress.Cursor) -> None:
+        """Raises SourceError if a commit that was published is another one now."""
+        self._seen = cursor.commit_seen
+        behind = cursor.version <= self._source.newest_version()
+        if behind and self._seen and not self._source.has_seen(self._seen):
+            raise SourceError(
+                f"version {self._seen.partition(':')[0]} of table {self._source.location} is another commit than "
+                f"the one that was published: the table was set back and grew again; begin anew with lpm-stream resync"
+            )
 
     def _require_not_behind(self, done: Published) -> None:
         if done.newest_version < done.version:
@@ -174,6 +185,7 @@ class Publisher:
     def _publish_some(self, lease: leases.Lease, done: Published, go_on: Callable[[], bool]) -> None:
         """Publishes commits until there is enough to send, and stores the cursor behind them."""
         outbox = _Outbox()
+        self._published = progress.read_published(self._store, self._spec.name)
         try:
             while done.version < done.newest_version and not outbox.due() and go_on():
                 self._pack_next(lease, outbox, done)
@@ -193,7 +205,8 @@ class Publisher:
         for item in messages_of(self._spec, changes, place, self._registered, self._hub.max_body_bytes):
             if isinstance(item, VersionReport):
                 outbox.reports.append(item)
-                self._published |= dict.fromkeys(item.companies, item.version)
+                for company in item.companies:  # a backfill may have said more
+                    self._published[company] = max(self._published.get(company, -1), item.version)
             else:
                 outbox.put(item)
                 if outbox.bytes >= _SEND_BYTES:
@@ -226,6 +239,7 @@ class Publisher:
         held = outbox.reports[-1].held
         self._warn_of_held(held)
         feed = self._spec.name
+        self._seen = self._source.commit_seen(done.version) or self._seen
         with self._store.write() as connection:
             leases.check(connection, lease)
             for report in outbox.reports:
@@ -237,7 +251,9 @@ class Publisher:
             progress.write_published(
                 connection, feed, {company: self._published[company] for company in addressed}
             )
-            cursor = progress.Cursor(self._source.table_id, done.version, done.newest_version, held, self._epoch)
+            cursor = progress.Cursor(
+                self._source.table_id, done.version, done.newest_version, held, self._epoch, self._seen
+            )
             progress.write_cursor(connection, feed, cursor)
         done.versions += len(outbox.reports)
 

@@ -70,11 +70,11 @@ def messages_of(
         report.unknown.update(routed.unknown)
         yield from packer.add(routed.by_company)
     if packer is not None:
-        yield from packer.finish()
+        last = packer.finish()
+        reason = pl.lit("larger than a message of the hub can be").alias(REASON)
+        withheld = {company for rows in packer.oversized for company in refusals.add(rows.with_columns(reason))}
+        yield from (message for message in last if message.company not in withheld)
         report.companies = packer.companies
-        for rows in packer.oversized:
-            reason = pl.lit("larger than a message of the hub can be").alias(REASON)
-            refusals.add(rows.with_columns(reason))
         report.refused = refusals.kept()
     yield report
 

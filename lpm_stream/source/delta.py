@@ -1,5 +1,7 @@
 """Changes out of a Delta table: its Change Data Feed, one commit version at a time."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ CDF_PROPERTY = "delta.enableChangeDataFeed"
 # each in deltalake 1.6), and opening a snapshot costs 5 ms or more: so open one this far ahead.
 _VERSIONS_AHEAD = 64
 _FRAME_ROWS = 30_000
+_LOOKED_BACK = 64  # commits; reading of more takes longer than it is worth in a backlog
 _ESCAPED_TWICE = "%25"  # in a path: an escape sign, escaped
 
 
@@ -72,6 +75,32 @@ class DeltaSource:
             )
         self._newest_commit = commits[0] if len(commits) == expected else None
         return self._newest.version()
+
+    def commit_seen(self, version: int) -> str | None:
+        """Names a commit by its number and what the log tells of it; None if that is far back or not told."""
+        back = self._newest.version() - version
+        if back > _LOOKED_BACK:
+            return None
+        return self._named(version, back)
+
+    def has_seen(self, commit_seen: str) -> bool:
+        """Whether a commit is still the one that was named so, as far as the log tells.
+
+        Raises:
+            SourceError: if the log cannot be read.
+        """
+        version = int(commit_seen.partition(":")[0])
+        return self._named(version, self._newest.version() - version) in {commit_seen, None}
+
+    def _named(self, version: int, back: int) -> str | None:
+        try:
+            commits = self._newest.history(back + 1)
+        except (DeltaError, OSError) as error:
+            raise SourceError(f"table {self.location} cannot be read: {_first_line(error)}") from error
+        if len(commits) != back + 1:  # not every writer tells of its commits
+            return None
+        told = json.dumps(commits[-1] | {"version": None}, sort_keys=True, default=str)
+        return f"{version}:{hashlib.sha256(told.encode()).hexdigest()[:32]}"
 
     def changes(self, version: int) -> Changes:
         """The changes of one commit; rows are read when `batches` is consumed.

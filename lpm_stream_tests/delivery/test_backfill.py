@@ -3,9 +3,10 @@
 import multiprocessing
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +21,7 @@ from lpm_stream.delivery.backfill import Backfilled, backfill
 from lpm_stream.delivery.database import open_database
 from lpm_stream.errors import LeaseLostError, LpmStreamError, QuarantineFullError, TargetFaultError
 from lpm_stream.settings import Settings
+from lpm_stream.source.snapshot import Snapshot
 from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests.delivery.databases import watermark
 from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish, stored
@@ -237,8 +239,8 @@ def test_rows_that_the_table_refuses_go_to_quarantine(stream):
 
 def test_too_many_broken_rows_stop_it(stream, settings):
     commit(stream, orders(keys(9), "A", note="n" * 2_000))
-    strict = SPEC.model_copy(update={"quarantine_rows_per_minute": 5})
-    with open_stream(settings, strict) as narrow, pytest.raises(QuarantineFullError, match="9 of them new"):
+    strict = SPEC.model_copy(update={"quarantine_rows": 5})
+    with open_stream(settings, strict) as narrow, pytest.raises(QuarantineFullError, match="9 rows in quarantine"):
         load(narrow)
     assert hold_of(stream, "A") == 0
 
@@ -279,3 +281,70 @@ def test_odd_ids_are_data(stream, company):
     commit(stream, pl.concat([orders(["1", "2"], company), orders(["3"], "A")]))
     assert load(stream, company).rows == 2
     assert_delivered(stream, [company])
+
+
+def test_a_database_lost_after_its_backfill_is_not_taken_for_a_new_one(stream):
+    commit(stream, orders(["h1", "h2"], "C"))
+    register(stream.store, "C")
+    load(stream, "C")
+    commit(stream, orders(["s1"], "C"))
+    deliver(stream)
+    path_of(stream, "C").unlink()
+    commit(stream, orders(["s2"], "C"))
+    deliver(stream)
+    for _ in range(3):
+        try_parked_again(stream)
+    assert parking.read_parked(stream.store, SPEC.name)["C"].kind == "gap"
+    load(stream, "C")
+    try_parked_again(stream)
+    assert parking.read_parked(stream.store, SPEC.name) == {}
+    assert_delivered(stream, ["C"])
+
+
+def test_a_hold_of_a_dead_backfill_does_not_outlive_the_next(stream):
+    commit(stream, orders(["1"], "A"))
+    deliver(stream)
+    tamper(stream, "UPDATE _lpm_watermark SET hold = 12345")
+    load(stream)
+    assert hold_of(stream, "A") == 0
+
+
+def test_a_lost_watermark_is_found_out(stream):
+    commit(stream, orders(["1"], "A"))
+    commit(stream, orders(["2"], "A"))
+    deliver(stream)
+    tamper(stream, "DELETE FROM _lpm_watermark")
+    commit(stream, orders(["3"], "A"))
+    deliver(stream)
+    for _ in range(2):
+        try_parked_again(stream)
+    assert_delivered(stream, ["A"])
+
+
+def test_reading_may_take_longer_than_the_lease(stream, monkeypatch):
+    monkeypatch.setattr(leases, "TTL", timedelta(seconds=1.5))
+    monkeypatch.setattr(leases, "_has_died", lambda _holder: False)
+    commit(stream, orders(["1"], "A"))
+    deliver(stream)
+    original = Snapshot.count
+
+    def slow(self: Snapshot, company: str) -> int:
+        commit(stream, orders(["2"], "A"))
+        for _ in range(4):
+            time.sleep(0.75)
+            deliver(stream)
+        return original(self, company)
+
+    monkeypatch.setattr(Snapshot, "count", slow)
+    load(stream)
+    try_parked_again(stream)
+    assert_delivered(stream, ["A"])
+
+
+def test_many_old_broken_rows_do_not_keep_a_company_from_being_loaded(stream, settings):
+    commit(stream, orders(keys(9), "A", note="n" * 2_000))
+    commit(stream, orders(["x"], "A"))
+    strict = SPEC.model_copy(update={"quarantine_rows_per_minute": 5})
+    with open_stream(settings, strict) as narrow:
+        assert load(narrow).refused == 9
+    assert stored(stream, "A").keys() == {"x"}

@@ -156,3 +156,23 @@ def test_rows_of_nobody_are_told_of_in_one_line_where_there_are_too_many(strict)
         sum(one == "6 more rows of this version belong to nobody; they are in the table still" for one in reasons)
         == 1
     )
+
+
+def test_a_refused_delete_is_made_up_for(stream):
+    commit(stream, "1", "2")
+    in_database(stream, "CREATE TRIGGER picky BEFORE DELETE ON orders BEGIN SELECT RAISE(ABORT, 'no'); END")
+    DeltaTable(stream.table).delete("id = '1'")
+    publish(stream)
+    deliver(stream)
+    assert replay(stream, "A") == Replayed("A", 0, 0, 1)
+    in_database(stream, "DROP TRIGGER picky")
+    assert replay(stream, "A") == Replayed("A", 0, 1, 0)
+    assert_delivered(stream, ["A"])
+
+
+def test_a_hold_that_a_dead_backfill_has_left_does_not_keep_it_waiting(stream):
+    commit(stream, "1", note=LONG)
+    commit(stream, "2")
+    update(stream, "1", note="'short'")
+    in_database(stream, "UPDATE _lpm_watermark SET hold = 12345")
+    assert replay(stream, "A") == Replayed("A", 1, 0, 0)
