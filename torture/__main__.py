@@ -35,7 +35,7 @@ def main() -> int:
     chosen = parser.parse_args()
     sizes = SHORT if chosen.short else LONG
     print(f"seed {chosen.seed}", flush=True)
-    home = _BUILD / "torture"
+    home = (_BUILD / "torture").absolute()
     shutil.rmtree(home, ignore_errors=True)
     findings = [
         *_run(_named(_FEW, chosen.names), _Place(home / "few", _COMPANIES, _RATE), sizes, chosen.seed),

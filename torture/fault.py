@@ -27,7 +27,7 @@ class Sizes:
     crash_points: int
 
 
-SHORT = Sizes(kills=5, calm_seconds=4, fault_seconds=6, crowd=1_000, crowd_seconds=12, crash_points=300)
+SHORT = Sizes(kills=3, calm_seconds=3, fault_seconds=4, crowd=1_000, crowd_seconds=8, crash_points=150)
 LONG = Sizes(kills=50, calm_seconds=20, fault_seconds=30, crowd=1_000, crowd_seconds=90, crash_points=10_000)
 
 

@@ -5,14 +5,14 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from lpm_stream.control import tables
 from torture.fault import Fault, Sizes, Struck
 from torture.world import World, locked, wait_until
 
-_SPARE_BYTES = 4_000_000  # of the disk that gets full
+_SPARE_BYTES = 100_000_000  # of the disk that gets full
 
 
 def lock(world: World, sizes: Sizes) -> Struck:
@@ -29,13 +29,7 @@ def fill_disk(world: World, sizes: Sizes) -> Struck:
     with _small_disk(world, company) as disk:
         time.sleep(sizes.calm_seconds)
         world.since = world.latencies()  # moving it there was no fault
-        with (disk / "filler").open("wb") as filler:
-            try:
-                while True:
-                    filler.write(bytes(10_000))
-                    filler.flush()
-            except OSError:
-                pass  # it is full
+        _fill(disk / "filler")
         status = _parked_for(world, company, sizes)
         (disk / "filler").unlink()
         wait_until(lambda: company not in world.parked(), "the company stays parked")
@@ -55,6 +49,13 @@ def restore_database(world: World, sizes: Sizes) -> Struck:
     wait_until(lambda: company in world.parked(), "nobody notices")
     status = world.status()
     return _parked(company, "", status)
+
+
+def _fill(path: Path) -> None:
+    """Writes a file until there is no room for more."""
+    with path.open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(65_536))
 
 
 @contextmanager

@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import random
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -55,12 +57,11 @@ def simulate(kind: str, seed: int, points: int, first_life: int = 0) -> Simulate
 
 def live(kind: str, place: str, seed: int, number: int) -> Simulated:
     """One life; what happens in it depends on nothing but the seed and its number."""
-    logging.getLogger("lpm_stream").setLevel(logging.CRITICAL)
     random.seed(f"{seed} {number}")  # of the pauses between tries
     done = Simulated()
     bomb = Bomb(for_good=True)
     databases = KINDS[kind].at(place)
-    with small_steps(bomb, databases):
+    with _silence(), small_steps(bomb, databases):
         life = Life(random.Random(f"{seed} {number}"), bomb, databases)
         longest: dict[str, int] = {}
         try:
@@ -75,3 +76,15 @@ def live(kind: str, place: str, seed: int, number: int) -> Simulated:
             bomb.set(None)
             life.close()
     return done
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What is logged of thousands of crashes tells nobody anything."""
+    log = logging.getLogger("lpm_stream")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
