@@ -170,9 +170,10 @@ class Publisher:
         self._seen = cursor.commit_seen
         behind = cursor.version <= self._source.newest_version()
         if behind and self._seen and not self._source.has_seen(self._seen):
+            version = self._seen.partition(":")[0]
             raise SourceError(
-                f"version {self._seen.partition(':')[0]} of table {self._source.location} is another commit than "
-                f"the one that was published: the table was set back and grew again; begin anew with lpm-stream resync"
+                f"version {version} of table {self._source.location} is another commit than the one that was "
+                f"published: the table was set back and grew again; begin anew with lpm-stream resync"
             )
 
     def _require_not_behind(self, done: Published) -> None:

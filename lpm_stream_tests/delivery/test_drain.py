@@ -614,3 +614,23 @@ def test_a_drain_leaves_no_threads_and_no_open_files_behind(stream):
     deliver(stream)
     wait_until(lambda: not any(thread.name.startswith("deliver_") for thread in threading.enumerate()))
     assert sorted(path.name for path in path_of(stream, "A").parent.iterdir()) == ["A.db", "B.db"]
+
+
+def test_a_company_with_traffic_is_tried_when_somebody_asks(stream, monkeypatch):
+    monkeypatch.setattr(parking, "_FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(deliver_drain, "_SAVE_SECONDS", 0.05)
+    commit(stream, A="1")
+    deliver(stream)
+    good = path_of(stream, "A").read_bytes()
+    path_of(stream, "A").write_bytes(b"garbage" * 1_000)
+    commit(stream, A="2")
+    with delivering(stream):
+        wait_until(lambda: parked(stream).keys() == {"A"})
+        path_of(stream, "A").write_bytes(good)
+        commit(stream, A="3")
+        parking.try_now(stream.store, SPEC.name, "A")
+        for number in range(4, 9):
+            commit(stream, A=str(number))
+        wait_until(lambda: parked(stream) == {})
+    deliver(stream)
+    assert_delivered(stream, ["A"])

@@ -1,5 +1,7 @@
+import random
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -233,3 +235,18 @@ def test_a_bad_row_of_any_kind_stops_nothing(stream):
     assert publish(stream).quarantined == 2
     assert quarantine.counts(stream.store, SPEC.name) == {"A": 2}
     assert [message.rows for message in sent(stream)] == [1]
+
+
+@pytest.mark.parametrize(("limit", "travelled"), [(5, 0), (50, 1)])
+def test_rows_too_large_to_travel_count_towards_the_limit(stream, monkeypatch, limit, travelled):
+    monkeypatch.setattr(type(stream.hub), "max_body_bytes", 1_000)
+    strict = replace(stream, spec=SPEC.model_copy(update={"quarantine_rows_per_minute": limit}))
+    noise = random.Random(1)
+    long = ["".join(chr(noise.randint(33, 50_000)) for _ in range(1_000)) for _ in range(20)]
+    rows = orders([str(number) for number in range(20)], "A").with_columns(note=pl.Series(long))
+    append(stream.table, pl.concat([rows, orders(["x"], "A")]))
+    publish(strict)
+    assert quarantine.counts(stream.store, SPEC.name)["A"] == min(20, limit)
+    messages = [one.message for part in stream.hub.partitions() for one in stream.hub.receive(part, 0, 100)]
+    assert sum(one.last for one in messages) == travelled
+    assert progress.read_published(stream.store, SPEC.name) == {"A": 1}
