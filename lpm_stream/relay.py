@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from lpm_stream.alerts.run import run as run_alerts
 from lpm_stream.control import leases
 from lpm_stream.errors import LeaseLostError, LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
@@ -26,6 +27,7 @@ _STANDBY_SECONDS = 2.0  # between looks at a lease that another worker holds
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between tries after an error
 _STOP_SECONDS = 4.0
 _LOOK_SECONDS = 0.2
+_ALERT_SECONDS = 30.0  # between looks at what is wrong; the first comes when both drains are at work
 
 
 def relay(settings: Settings, spec: FeedSpec, stop: threading.Event, prepare: Callable[[], None]) -> None:
@@ -42,7 +44,11 @@ def relay(settings: Settings, spec: FeedSpec, stop: threading.Event, prepare: Ca
     Raises:
         LpmStreamError: if the control store or the hub cannot be opened.
     """
-    with open_stream(settings, spec) as stream, _publishing(settings, spec, stop, prepare):
+    with (
+        open_stream(settings, spec) as stream,
+        _publishing(settings, spec, stop, prepare),
+        _alerting(stream, stop),
+    ):
 
         def go_on() -> bool:
             return not stop.is_set()
@@ -78,6 +84,30 @@ def _publishing(
     finally:
         over.set()
         keeper.join()
+
+
+@contextmanager
+def _alerting(stream: Stream, stop: threading.Event) -> Iterator[None]:
+    """Looks for what is wrong, and tells it, beside the drains."""
+    over = threading.Event()
+
+    def go_on() -> bool:
+        return not (over.is_set() or stop.is_set())
+
+    def keep() -> None:
+        while not over.wait(_ALERT_SECONDS):
+            try:
+                run_alerts(stream, go_on=go_on)
+            except LpmStreamError as error:
+                log.error("alerts: %s", error)  # noqa: TRY400 - one line says it
+
+    keeper = threading.Thread(target=keep, name="keep-alerting", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join(_STOP_SECONDS)
 
 
 def _deliver_once(stream: Stream, go_on: Callable[[], bool]) -> bool:

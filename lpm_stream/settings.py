@@ -44,6 +44,18 @@ class Settings(BaseSettings):
     legacy_password: str = Field(
         "", description="the password for sftp:// where there is no key, as env:NAME or file:PATH"
     )
+    alert_urls: str = Field(
+        "",
+        description="where alerts go: references env:NAME or file:PATH to Apprise URLs (mailto://, slack://, "
+        "msteams://, jsons:// and so on), with blanks between them",
+    )
+    alert_reminder_hours: float = Field(4, gt=0, description="pause between reminders of an open incident")
+    alert_calm_seconds: float = Field(
+        120, ge=0, description="how long a cause has to be gone before its incident is resolved"
+    )
+    dagster_url: str = Field(
+        "http://localhost:3000", description="address of Dagster's UI, for the links in alerts"
+    )
     slots: int = Field(4, ge=1, description="company databases written at the same time")
     poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
     tick_seconds: float = Field(14, gt=0, lt=55, description="how long one Dagster sensor tick drains")

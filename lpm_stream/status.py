@@ -84,7 +84,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class _Backlog:
+class Backlog:
     """What waits in the hub.
 
     Attributes:
@@ -109,7 +109,7 @@ def read_status(stream: Stream) -> Status:
     feed, now = stream.spec.name, datetime.now(UTC)
     holders = leases.holders(stream.store)
     cursor = progress.read_cursor(stream.store, feed)
-    backlog = _backlog(stream)
+    backlog = read_backlog(stream)
     newest, problems = _newest_version(stream, cursor)
     return Status(
         feed=feed,
@@ -126,7 +126,7 @@ def read_status(stream: Stream) -> Status:
     )
 
 
-def _companies(stream: Stream, now: datetime, backlog: _Backlog) -> tuple[CompanyStatus, ...]:
+def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[CompanyStatus, ...]:
     feed = stream.spec.name
     parked = parking.read_parked(stream.store, feed)
     delivered = progress.read_deliveries(stream.store, feed)
@@ -181,8 +181,8 @@ def _newest_version(stream: Stream, cursor: progress.Cursor | None) -> tuple[int
         return known, [f"table {stream.table} cannot be read: {str(error).splitlines()[0]}"]
 
 
-def _backlog(stream: Stream) -> _Backlog:
-    """What waits behind the checkpoints; they are saved once a second, so a moment's work may show."""
+def read_backlog(stream: Stream) -> Backlog:
+    """Looks at what waits behind the checkpoints; they are saved once a second, so a moment's work may show."""
     through = progress.read_checkpoints(stream.store, stream.spec.name)
     messages, problems = 0, []
     since: dict[str, datetime] = {}
@@ -200,4 +200,4 @@ def _backlog(stream: Stream) -> _Backlog:
             since.setdefault(one.message.company, one.message.committed_at)
         if waiting > len(first) > 0:
             beyond.append(first[-1].message.committed_at)
-    return _Backlog(messages, since, min(beyond, default=None), tuple(problems))
+    return Backlog(messages, since, min(beyond, default=None), tuple(problems))

@@ -5,9 +5,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lpm_stream.alerts import raised
 from lpm_stream.control.store import ControlStore
 from lpm_stream.delivery.drain import Deliverer
-from lpm_stream.errors import LpmStreamError
+from lpm_stream.errors import LpmStreamError, SourceError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Hub
@@ -36,7 +37,12 @@ class Stream:
         Raises:
             SourceError: if the source table is missing or has no Change Data Feed.
         """
-        return Publisher(self.spec, DeltaSource(self.spec, self.table), self.hub, self.store, first_version)
+        try:
+            source = DeltaSource(self.spec, self.table)
+        except SourceError as error:
+            raised.publishing_stopped(self.store, self.spec.name, error)
+            raise
+        return Publisher(self.spec, source, self.hub, self.store, first_version)
 
     def deliverer(self) -> Deliverer:
         """The deliver drain."""

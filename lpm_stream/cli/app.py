@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
-from lpm_stream.cli import companies, demo, drains, load, quarantine, reconcile, simulate, status, verify
+from lpm_stream.cli import alerts, companies, demo, drains, load, quarantine, reconcile, simulate, status, verify
 from lpm_stream.cli.common import err, set_up_logging
 from lpm_stream.errors import LpmStreamError
 
@@ -28,6 +28,7 @@ app.command()(load.backfill)
 app.command()(load.resync)
 app.command()(simulate.simulate)
 app.command()(reconcile.simulate_legacy)
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(companies.app, name="companies")
 app.add_typer(quarantine.app, name="quarantine")
 

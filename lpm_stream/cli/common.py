@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,6 +70,21 @@ def opened(home: Path | None, feed: str | None, *, create: bool = True) -> "Iter
         raise LpmStreamError(f"there is nothing at {settings.home}: check --dir or LPM_STREAM_HOME")
     with open_stream(settings, the_feed(feed)) as stream:
         yield stream
+
+
+def instant(text: str | None, option: str) -> datetime | None:
+    """The instant that an option names, in UTC if it names no zone.
+
+    Raises:
+        LpmStreamError: if it is none.
+    """
+    if text is None:
+        return None
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise LpmStreamError(f"{option} {text}: give an instant like 2026-01-31T12:00:00Z") from error
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def set_up_logging(*, debug: bool) -> None:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from lpm_stream.cli.common import Feed, Home, Json, console, opened, write_json
+from lpm_stream.cli.common import Feed, Home, Json, console, instant, opened, write_json
 from lpm_stream.errors import LpmStreamError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def reconcile(
     from lpm_stream.legacy.location import open_location
     from lpm_stream.legacy.reconcile import look, reconcile
 
-    first = _instant(since)
+    first = instant(since, "--since")
     with opened(home, feed, create=False) as stream, open_location(stream.settings) as location:
         chosen = _chosen(stream, company)
         listing = look(stream, location, datetime.now(UTC))
@@ -96,16 +96,6 @@ def _chosen(stream: "Stream", company: str | None) -> list[str]:
     if company is not None and company not in known:
         raise LpmStreamError(f"company {company!r} is not registered; lpm-stream companies list shows who is")
     return known if company is None else [company]
-
-
-def _instant(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        value = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise LpmStreamError(f"--since {text}: give an instant like 2026-01-31T12:00:00Z") from error
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def _print(results: "list[Reconciliation]", unrecognised: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from lpm_stream.components.assets import company_asset, hub_asset, source_asset
 from lpm_stream.components.jobs import backfill_job, quarantine_jobs, resync_job
-from lpm_stream.components.sensors import deliver_sensor, publish_sensor
+from lpm_stream.components.sensors import alerts_sensor, deliver_sensor, publish_sensor
 from lpm_stream.components.stopping import notice_signals
 from lpm_stream.feed.spec import FeedSpec
 
@@ -42,13 +42,13 @@ class Feed(dg.Component):
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
-        """The feed's three assets, the two sensors that keep them moving, and the jobs that people start."""
+        """The feed's assets, the sensors that keep them moving and tell what is wrong, and people's jobs."""
         notice_signals()
         source = source_asset(self.spec)
         hub = hub_asset(self.spec)
         company = company_asset(self.spec)
         return dg.Definitions(
             assets=[source, hub, company],
-            sensors=[publish_sensor(self.spec), deliver_sensor(self.spec)],
+            sensors=[publish_sensor(self.spec), deliver_sensor(self.spec), alerts_sensor(self.spec)],
             jobs=[backfill_job(self.spec), *quarantine_jobs(self.spec), resync_job(self.spec)],
         )

@@ -1,20 +1,11 @@
-"""Company ids as Dagster partition keys."""
+"""Dagster partition keys as company ids."""
 
-import re
 from collections.abc import Iterable
 
 from lpm_stream.errors import LpmStreamError
+from lpm_stream.partition import partition_key
 
-# What Dagster refuses in a partition key ("..." is its notation of a range), and the escape sign itself.
-_UNFIT = re.compile(r"\.{3,}|[%\x00-\x1f\x7f]+")
-
-
-def partition_key(company: str) -> str:
-    """The partition key of a company: its id wherever Dagster takes that, never the same for two ids.
-
-    Control characters, runs of three or more dots, and `%` become `%XX`.
-    """
-    return _UNFIT.sub(lambda unfit: "".join(f"%{ord(sign):02X}" for sign in unfit.group()), company)
+__all__ = ["by_partition_key", "company_of", "partition_key"]
 
 
 def company_of(companies: Iterable[str], key: str) -> str:

@@ -2,10 +2,12 @@
 
 import dagster as dg
 
+from lpm_stream.components.alerts import alerts_tick
 from lpm_stream.components.keys import company_key, hub_key
 from lpm_stream.components.ticks import deliver_tick, publish_tick
 from lpm_stream.feed.spec import FeedSpec
 
+_ALERT_SECONDS = 30
 _INTERVAL_SECONDS = 1  # less than the daemon's own 5: a tick follows the last at the daemon's next look
 
 
@@ -50,3 +52,23 @@ def deliver_sensor(spec: FeedSpec) -> dg.SensorDefinition:
         return deliver_tick(spec, context)
 
     return deliver
+
+
+def alerts_sensor(spec: FeedSpec) -> dg.SensorDefinition:
+    """Looks for what is wrong with the feed, and tells people."""
+
+    @dg.sensor(
+        name=f"alerts_{spec.name}",
+        minimum_interval_seconds=_ALERT_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Each tick looks for what is wrong (parked companies, gaps, failing checks, sensors and runs, and so "
+            "on), keeps one incident for each cause and company, and sends what is due to the channels of "
+            "LPM_STREAM_ALERT_URLS. It starts no runs. On the command line: lpm-stream alerts."
+        ),
+        owners=spec.owners,
+    )
+    def alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return alerts_tick(spec, context)
+
+    return alerts

@@ -15,6 +15,7 @@ _FIRST_PAUSE = 1.0  # seconds
 _LONGEST_PAUSE = 60.0
 
 Kind = Literal["fault", "gap", "held"]
+SLOW = "its database is slower than its changes come"  # the reason where nothing else is wrong
 
 
 @dataclass(frozen=True)

@@ -191,3 +191,76 @@ reconciliations = sa.Table(
     sa.Column("problem", sa.Unicode(2000)),
     sa.Column("details", sa.UnicodeText, nullable=False),
 )
+
+raised_causes = sa.Table(
+    "raised_causes",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("kind", sa.String(100), primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("what", sa.Unicode(2000), nullable=False),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.Column("affected", sa.Unicode(2000), nullable=False),
+    sa.Column("likely", sa.Unicode(2000), nullable=False),
+    sa.Column("command", sa.Unicode(2000), nullable=False),
+    sa.Column("page", sa.Unicode(2000), nullable=False),
+)
+
+incidents = sa.Table(
+    "incidents",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("feed", _NAME, nullable=False),
+    sa.Column("kind", sa.String(100), nullable=False),
+    sa.Column("company", _ID, nullable=False),
+    sa.Column("what", sa.Unicode(2000), nullable=False),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.Column("affected", sa.Unicode(2000), nullable=False),
+    sa.Column("likely", sa.Unicode(2000), nullable=False),
+    sa.Column("command", sa.Unicode(2000), nullable=False),
+    sa.Column("page", sa.Unicode(2000), nullable=False),
+    sa.Column("opened_at", UtcDateTime, nullable=False),
+    sa.Column("gone_since", UtcDateTime),
+    sa.Column("resolved_at", UtcDateTime),
+    sa.Column("acknowledged_at", UtcDateTime),
+    sa.Column("told_at", UtcDateTime),
+    sa.Column("told", sa.Unicode(2000), nullable=False),
+    sa.Index("ix_incidents_feed_resolved_at", "feed", "resolved_at"),
+)
+
+silences = sa.Table(
+    "silences",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("feed", _NAME, nullable=False),
+    sa.Column("kind", sa.String(100)),
+    sa.Column("company", _ID),
+    sa.Column("until", UtcDateTime, nullable=False),
+)
+
+notifications = sa.Table(
+    "notifications",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("feed", _NAME, nullable=False),
+    sa.Column("channel", sa.Unicode(400), nullable=False),
+    sa.Column("incident", sa.String(32), nullable=False),
+    sa.Column("event", sa.String(10), nullable=False),
+    sa.Column("title", sa.Unicode(500), nullable=False),
+    sa.Column("body", sa.UnicodeText, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("sent_at", UtcDateTime),
+    sa.Index("ix_notifications_feed_channel", "feed", "channel", "sent_at"),
+)
+
+channels = sa.Table(
+    "channels",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("channel", sa.Unicode(400), primary_key=True),
+    sa.Column("claim", sa.String(32)),
+    sa.Column("claimed_until", UtcDateTime, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("next_try_at", UtcDateTime, nullable=False),
+    sa.Column("problem", sa.Unicode(2000)),
+)

@@ -340,7 +340,7 @@ class _Drain:
         if slow and not lane.recovering and lane.waiting_bytes > _WAITING_BYTES / 2:
             assert lane.task is not None  # noqa: S101 - see above
             self._stuck[lane.company] = lane.task
-            self._park(lane, "its database is slower than its changes come")
+            self._park(lane, parking.SLOW)
 
     def _park_the_lossy(self) -> None:
         """Sets companies aside whose newest changes were published but are nowhere to be found."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
+from lpm_stream.alerts import raised
 from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.store import ControlStore
-from lpm_stream.errors import SourceError
+from lpm_stream.errors import HubError, SourceError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Message
 from lpm_stream.publish.pack import Place
@@ -117,6 +118,9 @@ class Publisher:
             return done
         try:
             self._drain(lease, done, poll_seconds, go_on, until_caught_up)
+        except (SourceError, HubError) as error:
+            raised.publishing_stopped(self._store, self._spec.name, error)
+            raise
         finally:
             leases.release(self._store, lease)
         return done
@@ -135,19 +139,25 @@ class Publisher:
         with self._store.read() as connection:
             self._full = quarantine.full(connection, self._spec)
         renewed = time.monotonic()
+        goes_on = False
         while go_on():
             done.newest_version = self._source.newest_version()
             self._require_not_behind(done)
-            if done.version < done.newest_version:
+            is_behind = done.version < done.newest_version
+            if is_behind:
                 self._publish_some(lease, done, go_on)
                 renewed = time.monotonic()
-            elif until_caught_up:
+            if not goes_on:
+                raised.publishing_goes_on(self._store, self._spec.name)
+                goes_on = True
+            if is_behind:
+                continue
+            if until_caught_up:
                 return
-            else:
-                if time.monotonic() - renewed > leases.TTL.total_seconds() / 3:
-                    leases.renew(self._store, lease)
-                    renewed = time.monotonic()
-                time.sleep(poll_seconds)
+            if time.monotonic() - renewed > leases.TTL.total_seconds() / 3:
+                leases.renew(self._store, lease)
+                renewed = time.monotonic()
+            time.sleep(poll_seconds)
 
     def _start(self, cursor: progress.Cursor | None) -> int:
         if cursor is None:
