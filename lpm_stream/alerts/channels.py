@@ -70,7 +70,7 @@ def _notify(reference: str, url: str, notification: Notification) -> bool:
             body_format=NotifyFormat.TEXT,
             interpret_escapes=False,
         )
-    except Exception as error:  # a plugin of many; whatever it is, it is one channel's trouble
+    except Exception as error:  # noqa: BLE001 - a plugin of many; whatever it is, it is one channel's trouble
         raise LpmStreamError(f"{reference}: not sent: {type(error).__name__}") from None
     return bool(done)
 
@@ -79,7 +79,7 @@ def _add(channel: "Apprise", reference: str, url: str) -> None:
     """Gives Apprise the URL, as a whole: a secret that holds several would be several channels."""
     try:
         added = channel.add(url) and len(channel) == 1
-    except Exception:  # whatever Apprise makes of it, its text may be part of the URL
+    except Exception:  # noqa: BLE001 - whatever Apprise makes of it, its text may be part of the URL
         added = False
     if not added:
         raise LpmStreamError(f"{reference}: does not hold one Apprise URL; see https://appriseit.com/services")

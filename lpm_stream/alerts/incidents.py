@@ -1,7 +1,7 @@
 """Incidents: one for each cause and company, from when it is first seen until it has been gone for a while.
 
-What there is to tell of one is put into the outbox in the transaction that changes the incident: either both happen
-or neither.
+What there is to tell of one is put into the outbox in the transaction that changes the incident: either both
+happen or neither.
 """
 
 import secrets
@@ -137,7 +137,7 @@ def update(
                 tell.append((incident.id, message("resolved", feed, incident.cause, dagster_url, now)))
         _forget(connection, feed, now)
         for incident_id, notification in tell:
-            outbox.put(connection, feed, channels, incident_id, notification, now)
+            outbox.put(connection, feed, channels, incident_id, notification, now=now)
     return Update(opened, resolved, len(tell))
 
 

@@ -71,6 +71,7 @@ def put(
     to: Sequence[str],
     incident: str,
     notification: Notification,
+    *,
     now: datetime,
 ) -> None:
     """Puts a notification into the outbox of each channel, within the transaction that makes it true."""
@@ -105,7 +106,9 @@ def claim(store: ControlStore, feed: str, channel: str, now: datetime) -> Batch 
     return Batch(channel, token, tuple(row.id for row in rows), found)
 
 
-def settle(store: ControlStore, feed: str, batch: Batch, taken: int, problem: str | None, now: datetime) -> None:
+def settle(
+    store: ControlStore, feed: str, batch: Batch, taken: int, problem: str | None, *, now: datetime
+) -> None:
     """Notes how far a claimed batch was sent, and gives the channel back.
 
     Args:

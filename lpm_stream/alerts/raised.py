@@ -49,7 +49,7 @@ def read_raised(store: ControlStore, feed: str) -> list[Cause]:
 
 
 def check_came_out(
-    store: ControlStore, feed: str, check: str, company: str, failure: str | None, likely: str = ""
+    store: ControlStore, feed: str, check: str, company: str, failure: str | None, *, likely: str = ""
 ) -> None:
     """Notes how a check on a company's table came out: the one thing that a check has to call.
 

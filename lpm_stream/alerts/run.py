@@ -86,7 +86,7 @@ def _send_waiting(stream: Stream, channel: str, go_on: Callable[[], bool]) -> tu
     feed, total = stream.spec.name, 0
     while go_on() and (batch := outbox.claim(stream.store, feed, channel, datetime.now(UTC))):
         taken, problem = _send_batch(feed, batch, go_on)
-        outbox.settle(stream.store, feed, batch, taken, problem, datetime.now(UTC))
+        outbox.settle(stream.store, feed, batch, taken, problem, now=datetime.now(UTC))
         total += taken
         if problem:
             log.warning("alerts: %s", problem)
