@@ -55,9 +55,9 @@ def dagsters_causes(stream: Stream, instance: dg.DagsterInstance, now: datetime)
     """What is wrong with a feed's sensors and runs."""
     raised = {cause.kind for cause in read_raised(stream.store, stream.spec.name)}
     told_already = {f"publish_{stream.spec.name}"} if PUBLISHING_STOPPED in raised else set()
-    ours = {f"{what}_{stream.spec.name}" for what in ("publish", "deliver", "checks", "legacy")}
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
-        if state.instigator_name in ours - told_already and state.is_running:
+        name = state.instigator_name
+        if name.endswith(f"_{stream.spec.name}") and name not in told_already and state.is_running:
             yield from _sensor_failing(stream.spec, instance, state)
     yield from _runs_failed(stream, instance, now)
 

@@ -1,5 +1,6 @@
 """From a parked company to a mail server and a webhook, through everything between."""
 
+import json
 import logging
 import sqlite3
 import threading
@@ -207,3 +208,50 @@ def test_a_secret_that_is_no_url_is_a_problem_of_its_channel(monkeypatch, url):
     with pytest.raises(LpmStreamError, match="URL") as caught:
         channels.send("env:URL", outbox.Notification("test", "t", "b"))
     assert PASSWORD not in str(caught.value)
+
+
+def test_the_command_line(stream, ports, mail):
+    home = stream.settings.home
+
+    def alerts(*arguments: str) -> str:
+        done = cli(home, "alerts", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "nothing is wrong" in alerts("list")
+    with webhook(ports[1]) as web:
+        alerts("test")
+        assert web.titles == mail.titles == ["[lpm_stream tdr] a sample alert"]
+        with stream.store.write() as connection:
+            long_ago = datetime.now(UTC) - timedelta(hours=1)
+            connection.execute(tables.companies.update().values(registered_at=long_ago))
+        alerts("silence", "--cause", "nobody_publishes", "--until", "2999-01-01")
+        assert json.loads(alerts("run", "--json", "-"))["update"]["opened"] == 2
+        assert web.titles[1:] == ["[lpm_stream tdr] no worker delivers feed tdr"]
+        shown = json.loads(alerts("list", "--json", "-"))
+        states = {one["cause"]: one["state"] for one in shown["incidents"]}
+        assert states == {"nobody_publishes": "open", "nobody_delivers": "open"}
+        assert shown["silences"][0]["until"].startswith("2999")
+        [mine] = [one["id"] for one in shown["incidents"] if one["cause"] == "nobody_delivers"]
+        alerts("ack", mine[:8])
+        assert "acknowledged" in alerts("list")
+        alerts("silence", "--cause", "nobody_publishes", "--end")
+        alerts("run")
+        assert web.titles[2:] == ["[lpm_stream tdr] no worker publishes feed tdr"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("silence", "--until", "2999-01-01"), "--company, --cause, or --all"),
+        (("silence", "--all"), "--until, or --end"),
+        (("silence", "--all", "--until", "soon"), "give an instant"),
+        (("silence", "--all", "--until", "2020-01-01"), "over already"),
+        (("ack", "f00"), "no open incident"),
+    ],
+)
+def test_wrong_arguments_are_one_line(stream, arguments, message):
+    done = cli(stream.settings.home, "alerts", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

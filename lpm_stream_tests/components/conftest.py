@@ -59,7 +59,7 @@ def tick(
     def evaluate(name: str, cursor: str | None = None) -> Any:
         def while_busy(seconds: float) -> Callable[[], bool]:
             in_time = for_seconds(seconds)
-            return lambda: in_time() and work[name]()
+            return lambda: in_time() and (name not in work or work[name]())
 
         monkeypatch.setattr("lpm_stream.components.ticks.for_seconds", while_busy)
         with dg.build_sensor_context(instance, cursor) as context:

@@ -40,6 +40,8 @@ def summary(repository: dg.RepositoryDefinition) -> dict[str, Any]:
 
 
 def targets(sensor: dg.SensorDefinition, graph: Any) -> list[str]:
+    if not sensor.targets:
+        return []
     job: Any = sensor.job
     return sorted(key.to_user_string() for key in job.selection.resolve(graph))
 

@@ -1,0 +1,153 @@
+"""The alerts sensor's tick, and what only Dagster knows of, on a real instance."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickData, TickStatus
+from dagster._utils.error import SerializableErrorInfo
+
+from lpm_stream.alerts import raised
+from lpm_stream.alerts.cause import Cause
+from lpm_stream.alerts.incidents import read_incidents
+from lpm_stream.components.alerts import dagsters_causes
+from lpm_stream.components.partitions import partition_key
+from lpm_stream.control.registry import register
+from lpm_stream.errors import LpmStreamError, SourceError
+from lpm_stream.stream import Stream
+from lpm_stream_tests.example import SPEC
+
+COMPANY = "it's / C%"
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def sensor(instance: dg.DagsterInstance) -> Callable[..., None]:
+    """Lets a sensor have ticked with these outcomes, the oldest first."""
+
+    def tell(name: str, *outcomes: TickStatus) -> None:
+        location = RegisteredCodeLocationOrigin("lpm_stream")
+        origin = RemoteInstigatorOrigin(
+            repository_origin=RemoteRepositoryOrigin(location, "__repository__"), instigator_name=name
+        )
+        state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.DECLARED_IN_CODE)
+        instance.add_instigator_state(state)
+        for minute, status in enumerate(outcomes):
+            error = SerializableErrorInfo("wrapped", [], "E", SerializableErrorInfo("root: the disk", [], "E"))
+            instance.create_tick(
+                TickData(
+                    state.instigator_origin_id,
+                    name,
+                    InstigatorType.SENSOR,
+                    status,
+                    (NOW + timedelta(minutes=minute)).timestamp(),
+                    error=error if status == TickStatus.FAILURE else None,
+                    selector_id=state.selector_id,
+                )
+            )
+
+    return tell
+
+
+@pytest.fixture
+def causes(stream: Stream, instance: dg.DagsterInstance) -> Callable[[], list[Cause]]:
+    return lambda: list(dagsters_causes(stream, instance, datetime.now(UTC)))
+
+
+@pytest.fixture
+def run(defs: dg.Definitions, instance: dg.DagsterInstance) -> Callable[[str], bool]:
+    """Replays a company's quarantine, whether or not the company is registered."""
+
+    def execute(company: str) -> bool:
+        instance.add_dynamic_partitions("customer", [partition_key(company)])
+        job = defs.resolve_job_def("replay_quarantine_orders")
+        done = job.execute_in_process(
+            instance=instance, partition_key=partition_key(company), raise_on_error=False
+        )
+        return done.success
+
+    return execute
+
+
+BAD, GOOD, BUSY = TickStatus.FAILURE, TickStatus.SKIPPED, TickStatus.STARTED
+
+
+def test_a_sensor_that_keeps_failing(sensor, causes):
+    sensor("deliver_orders", BAD, GOOD, BAD, BAD, BAD, BUSY)
+    [cause] = causes()
+    assert cause.kind == "sensor_failing:deliver_orders"
+    assert cause.what == "sensor deliver_orders fails: root: the disk"
+    assert cause.since == NOW + timedelta(minutes=2)
+    assert cause.page == "/locations/lpm_stream/sensors/deliver_orders"
+
+
+@pytest.mark.parametrize("outcomes", [(BAD, BAD, BAD, GOOD), (BAD, BAD), (GOOD, BAD, BAD, BUSY), ()])
+def test_a_sensor_that_may_be_well(sensor, causes, outcomes):
+    sensor("deliver_orders", *outcomes)
+    sensor("deliver_others", BAD, BAD, BAD)
+    assert causes() == []
+
+
+def test_publishing_that_has_stopped_is_one_cause(stream, sensor, causes):
+    sensor("publish_orders", BAD, BAD, BAD)
+    assert len(causes()) == 1
+    raised.publishing_stopped(stream.store, SPEC.name, SourceError("gone"))
+    assert causes() == []
+
+
+def test_a_failed_run_until_another_made_up_for_it(stream, run, causes):
+    assert not run(COMPANY)  # nobody has registered it
+    [cause] = causes()
+    assert (cause.kind, cause.company) == ("run_failed:replay_quarantine_orders:it's / C%25", "")
+    register(stream.store, COMPANY)
+    [cause] = causes()
+    assert (cause.kind, cause.company) == ("run_failed:replay_quarantine_orders", COMPANY)
+    assert cause.page.startswith("/runs/")
+    assert run("A")
+    assert len(causes()) == 1
+    assert run(COMPANY)
+    assert causes() == []
+
+
+def test_many_failed_runs_are_all_seen(run, causes):
+    names = [f"nobody {number}" for number in range(8)]
+    for name in names:
+        assert not run(name)
+    assert len(causes()) == 8
+
+
+def test_the_tick_opens_and_resolves(stream, run, tick, monkeypatch):
+    monkeypatch.setenv("LPM_STREAM_ALERT_CALM_SECONDS", "0")
+    register(stream.store, COMPANY)
+    first = tick("alerts_orders")
+    assert first.skip_message == "just begun: it looks with its next tick"
+    raised.check_came_out(stream.store, SPEC.name, "complete", "A", "3 keys are missing")
+    second = tick("alerts_orders", first.cursor)
+    assert second.skip_message == "1 incidents opened, 0 resolved, 0 alerts sent"
+    raised.check_came_out(stream.store, SPEC.name, "complete", "A", None)
+    third = tick("alerts_orders", second.cursor)
+    assert third.skip_message == "0 incidents opened, 1 resolved, 0 alerts sent"
+    assert read_incidents(stream.store, SPEC.name) == []
+
+
+def test_a_wrong_setting_fails_the_tick(stream, tick, monkeypatch):
+    first = tick("alerts_orders")
+    monkeypatch.setenv("LPM_STREAM_ALERT_URLS", "mailto://me:hush@host")
+    with pytest.raises(LpmStreamError, match="is no reference"):
+        tick("alerts_orders", first.cursor)
+
+
+def test_a_channel_that_is_down_does_not_fail_the_tick(stream, tick, monkeypatch):
+    monkeypatch.setenv("LPM_STREAM_ALERT_URLS", "env:NOT_SET")
+    raised.check_came_out(stream.store, SPEC.name, "complete", "A", "3 keys are missing")
+    data: Any = tick("alerts_orders", tick("alerts_orders").cursor)
+    assert "1 incidents opened, 0 resolved, 0 alerts sent; " in data.skip_message
+    assert "NOT_SET is not set" in data.skip_message
