@@ -12,7 +12,7 @@ from lpm_stream.alerts.look import look
 from lpm_stream.control import leases, parking, progress, quarantine, tables
 from lpm_stream.control.registry import register
 from lpm_stream.errors import SourceError
-from lpm_stream.stream import Stream
+from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests.example import SPEC, append, deliver, orders, publish
 
 LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
@@ -170,9 +170,11 @@ def test_a_table_that_is_missing_stops_publishing(stream):
 def test_a_hub_that_cannot_be_read(stream):
     append(stream.table, orders(["1"], "A"))
     publish(stream)
-    for log in (stream.settings.home / "hub").rglob("*.db"):
+    stream.hub.close()
+    for log in (stream.settings.home / "hub").glob("*.db"):
         log.write_bytes(b"garbage" * 1_000)
-    seen = look(stream)
+    with open_stream(stream.settings, SPEC) as again:
+        seen = look(again)
     assert {cause.kind for cause in seen.causes} == {"hub_unreadable"}
     assert seen.unseen == {"undelivered"}
 

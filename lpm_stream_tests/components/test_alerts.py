@@ -1,7 +1,8 @@
 """The alerts sensor's tick, and what only Dagster knows of, on a real instance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,7 +14,7 @@ from dagster._core.remote_origin import (
     RemoteRepositoryOrigin,
 )
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickData, TickStatus
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from lpm_stream.alerts import raised
 from lpm_stream.alerts.cause import Cause
@@ -27,6 +28,13 @@ from lpm_stream_tests.example import SPEC
 
 COMPANY = "it's / C%"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """One that remembers ticks, as that in memory does not."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as opened:
+        yield opened
 
 
 @pytest.fixture
