@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -16,9 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from lpm_stream.alerts import raised
+from lpm_stream.alerts.incidents import read_incidents
 from lpm_stream.control.leases import holders, lease_name
 from lpm_stream.control.progress import read_deliveries
 from lpm_stream.feed.load import load_feeds
+from lpm_stream.relay import _alerting
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 
@@ -172,3 +176,15 @@ def test_a_database_that_does_not_answer_does_not_keep_it_from_ending(tmp_path):
             time.sleep(1)
             relay.send_signal(signal.SIGTERM)
             assert relay.wait(6) == 0
+
+
+def test_it_tells_what_is_wrong(stream, monkeypatch):
+    monkeypatch.setattr("lpm_stream.relay._ALERT_SECONDS", 0.01)
+    raised.check_came_out(stream.store, stream.spec.name, "complete", "A", "3 keys are missing")
+    stop = threading.Event()
+    with _alerting(stream, stop):
+        end = time.monotonic() + 60
+        while not (found := read_incidents(stream.store, stream.spec.name)):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.01)
+    assert [one.cause.kind for one in found] == ["check_failed:complete"]

@@ -89,8 +89,10 @@ def running_dagster(settings: Settings, port: int) -> Iterator[Dagster]:
         "webserver": ["dagster-webserver", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)],
         "daemon": ["dagster-daemon", "run", "-w", workspace],
     }
-    environment = os.environ | {"DAGSTER_HOME": str(home), "LPM_STREAM_HOME": str(settings.home)}
-    dagster = Dagster(f"http://localhost:{port}", logs, {}, time.time())
+    url = f"http://localhost:{port}"
+    places = {"DAGSTER_HOME": str(home), "LPM_STREAM_HOME": str(settings.home), "LPM_STREAM_DAGSTER_URL": url}
+    environment = os.environ | places
+    dagster = Dagster(url, logs, {}, time.time())
     try:
         for name, command in commands.items():
             dagster.processes[name] = _start(command, environment, logs / f"{name}.log")

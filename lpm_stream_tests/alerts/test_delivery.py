@@ -196,6 +196,13 @@ def cli_output(stream: Stream, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+def test_what_a_channel_says_is_shown_without_its_secrets():
+    url = f"mailto://{USER}:{quote(PASSWORD, safe='')}@host/{TOKEN}"
+    words = f"535 {PASSWORD} of {USER.upper()} with {quote(PASSWORD, safe='')} and {TOKEN} refused"
+    shown = channels._harmless([logging.makeLogRecord({"msg": words})], url)
+    assert shown == "535 …/… of … with …%… and …-… refused"
+
+
 def test_a_url_in_place_of_a_reference_is_refused_and_not_repeated():
     with pytest.raises(LpmStreamError, match="number 2 is no reference") as caught:
         channels.references(f"env:X mailto://{USER}:{PASSWORD}@host")
