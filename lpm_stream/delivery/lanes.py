@@ -76,6 +76,7 @@ class Lane:
         if not self.waiting:
             self.waiting_since = monotonic()
         self.waiting.append(one)
+        self.partition = one.partition  # it was not known if the company was parked before its first message
         self.waiting_bytes += len(one.message.body)
         self.waiting_rows += one.message.rows
 
