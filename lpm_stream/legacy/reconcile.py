@@ -64,6 +64,7 @@ def reconcile(
     *,
     companies: Collection[str] | None = None,
     paths: Collection[str] | None = None,
+    overdue: bool = False,
     since: datetime | None = None,
     done: Done | None = None,
 ) -> list[Reconciliation]:
@@ -76,6 +77,7 @@ def reconcile(
         now: an aware instant.
         companies: whose files; all registered companies' if None.
         paths: which files; None: all, and the periods that lack one besides.
+        overdue: the periods that lack a file too, where `paths` names files.
         since: only periods that end after this instant.
         done: told of each result.
 
@@ -98,7 +100,7 @@ def reconcile(
         and (paths is None or file.entry.path in paths)
         and (since is None or file.period.end > since)
     ]
-    if paths is None:
+    if overdue or paths is None:
         tasks += absent(form, listing, chosen, now, since)
     tasks.sort(key=lambda task: (task.period.start, task.company))
     results: list[Reconciliation] = []
