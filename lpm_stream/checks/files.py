@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from lpm_stream.control import reconciliations
 from lpm_stream.control.reconciliations import Kept
 from lpm_stream.feed.spec import FeedSpec
-from lpm_stream.legacy.listing import LegacyFile, Listing
+from lpm_stream.legacy.listing import EVER, LegacyFile, Listing
 from lpm_stream.legacy.location import open_location
 from lpm_stream.legacy.reconcile import look, reconcile
 from lpm_stream.legacy.report import Reconciliation
@@ -15,8 +15,6 @@ from lpm_stream.stream import Stream
 
 _SECOND_LOOK_SECONDS = 2.0  # whether a fresh file still grows
 _MOST_FILES = 50  # at once: what is left has its turn the next time
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def compare_files(stream: Stream, companies: Collection[str]) -> list[Reconciliation]:
@@ -37,7 +35,8 @@ def compare_files(stream: Stream, companies: Collection[str]) -> list[Reconcilia
         now = datetime.now(UTC)
         kept = reconciliations.read(stream.store, stream.spec.name)
         paths = [file.entry.path for file in due(stream.spec, listing, kept, companies, now)]
-        return reconcile(stream, location, listing, now, companies=companies, paths=paths, overdue=True)
+        first = _first(stream.spec, now)
+        return reconcile(stream, location, listing, now, companies=companies, paths=paths, overdue_after=first)
 
 
 def due(
@@ -51,7 +50,7 @@ def due(
         if file.company not in companies or file.entry.path in listing.growing:
             continue
         if not is_compared(file, known):
-            waited.append((_NEVER, file))
+            waited.append((EVER, file))
         elif known and (known.verdict == "failed" or known.details["explained"].get("grace")):
             waited.append((known.compared_at, file))
     waited.sort(key=lambda one: one[0])
@@ -60,8 +59,11 @@ def due(
 
 def judged(spec: FeedSpec, listing: Listing, now: datetime) -> list[LegacyFile]:
     """The files of the time that the checks look back."""
-    first = now - timedelta(hours=spec.checks.look_back_hours)
-    return [file for file in listing.files if file.period.end > first]
+    return [file for file in listing.files if file.period.end > _first(spec, now)]
+
+
+def _first(spec: FeedSpec, now: datetime) -> datetime:
+    return now - timedelta(hours=spec.checks.look_back_hours)
 
 
 def is_compared(file: LegacyFile, known: Kept | None) -> bool:

@@ -11,7 +11,7 @@ from lpm_stream.feed.checks import CheckName
 from lpm_stream.feed.spec import FeedSpec
 
 _EVERY = "*/5 * * * *"
-_THOROUGHLY = "17 * * * *"
+_HOURLY = "17 * * * *"
 
 
 class CheckConfig(dg.Config):
@@ -57,11 +57,10 @@ def _said(spec: FeedSpec, name: CheckName) -> str:
         f"{spec.slo_seconds + checks.grace_seconds:g} s. A company without traffic passes.",
         "latency_slo": f"Commit to applied takes at most {spec.slo_seconds:g} s at p99 (hoped for: "
         f"{checks.stretch_seconds:g} s), over the last {checks.latency_window_seconds:g} s.",
-        "complete_against_legacy": "Each legacy file agrees with the table, row by row, but for what is explained; "
-        "and none is overdue.",
+        "complete_against_legacy": "Each legacy file agrees with the table, row by row but for what is "
+        "explained, and none is overdue.",
         "sooner_than_legacy": "Each record of the legacy files was in the table before its file came.",
-        "complete_against_source": f"The table holds exactly the company's rows of `{spec.source_table}`, value by "
-        f"value.",
+        "complete_against_source": f"The table holds exactly the company's rows of `{spec.source_table}`.",
     }
     return said[name]
 
@@ -106,28 +105,21 @@ def check_job(spec: FeedSpec) -> dg.JobDefinition:
 
 
 def check_schedules(spec: FeedSpec, job: dg.JobDefinition) -> list[dg.ScheduleDefinition]:
-    """The cheap checks every few minutes, all of them every hour."""
+    """The cheap checks every few minutes, the comparison of whole tables every hour."""
     cheap = [name for name in check_names(spec) if name != THOROUGH]
-    return [
-        _schedule(
-            spec, job, f"{job.name}_often", _EVERY, cheap, "The checks that cost little, for all companies."
-        ),
-        _schedule(
-            spec, job, f"{job.name}_thoroughly", _THOROUGHLY, [THOROUGH], "Compares every table with its source."
-        ),
-    ]
+    return [_schedule(spec, job, "often", _EVERY, cheap), _schedule(spec, job, "thoroughly", _HOURLY, [THOROUGH])]
 
 
 def _schedule(
-    spec: FeedSpec, job: dg.JobDefinition, name: str, cron: str, checks: list[CheckName], description: str
+    spec: FeedSpec, job: dg.JobDefinition, how: str, cron: str, checks: list[CheckName]
 ) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(
-        name=name,
+        name=f"{job.name}_{how}",
         job=job,
         cron_schedule=cron,
         execution_timezone="UTC",
         run_config=dg.RunConfig(ops={check_op(spec): CheckConfig(checks=list(checks))}),
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=description,
+        description=f"For all companies: {', '.join(checks)}.",
         owners=spec.owners,
     )

@@ -40,11 +40,11 @@ class Feed(dg.Component):
         """What Dagster's tools say about this kind of component."""
         return dg.ComponentTypeSpec(
             description="Streams every change of a Delta table into the database of the company it belongs to.",
-            produces=["asset", "check", "sensor", "schedule", "job"],
+            produces=["asset", "asset_check", "sensor", "schedule", "job"],
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
-        """The feed's assets and their checks, the sensors that keep them moving, and the jobs that people start."""
+        """The feed's assets, their checks, the sensors that keep them moving, the jobs that people start."""
         notice_signals()
         source = source_asset(self.spec)
         hub = hub_asset(self.spec)

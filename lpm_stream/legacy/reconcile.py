@@ -64,7 +64,7 @@ def reconcile(
     *,
     companies: Collection[str] | None = None,
     paths: Collection[str] | None = None,
-    overdue: bool = False,
+    overdue_after: datetime | None = None,
     since: datetime | None = None,
     done: Done | None = None,
 ) -> list[Reconciliation]:
@@ -77,7 +77,7 @@ def reconcile(
         now: an aware instant.
         companies: whose files; all registered companies' if None.
         paths: which files; None: all, and the periods that lack one besides.
-        overdue: the periods that lack a file too, where `paths` names files.
+        overdue_after: where `paths` names files, the periods besides that lack one and end after this instant.
         since: only periods that end after this instant.
         done: told of each result.
 
@@ -100,8 +100,10 @@ def reconcile(
         and (paths is None or file.entry.path in paths)
         and (since is None or file.period.end > since)
     ]
-    if overdue or paths is None:
+    if paths is None:
         tasks += absent(form, listing, chosen, now, since)
+    elif overdue_after is not None:
+        tasks += absent(form, listing, chosen, now, not_before=overdue_after)
     tasks.sort(key=lambda task: (task.period.start, task.company))
     results: list[Reconciliation] = []
     for task in tasks:
