@@ -70,7 +70,7 @@ def _result(stream: Stream, report: AuditReport, one: CompanyAudit) -> Result:
         what = "; ".join([*([one.problem] if one.problem else []), *found]) + f", as of version {version}"
     examples = [
         {"fault": fault, "key": ", ".join(map(str, example.key)), "columns": ", ".join(example.columns)}
-        for fault, found in one.examples.items()
+        for fault, found in sorted(one.examples.items())
         for example in found
     ]
     return Result(
