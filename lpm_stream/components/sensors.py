@@ -16,7 +16,7 @@ def publish_sensor(spec: FeedSpec) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"publish_{spec.name}",
-        target=dg.AssetSelection.assets(hub_key(spec)),
+        target=dg.AssetSelection.assets(hub_key(spec)).without_checks(),
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
@@ -37,7 +37,7 @@ def deliver_sensor(spec: FeedSpec) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"deliver_{spec.name}",
-        target=dg.AssetSelection.assets(company_key(spec)),
+        target=dg.AssetSelection.assets(company_key(spec)).without_checks(),
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(

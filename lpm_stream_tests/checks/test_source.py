@@ -8,6 +8,7 @@ import pytest
 from lpm_stream.checks.run import run_checks
 from lpm_stream.control import parking, progress
 from lpm_stream.errors import LpmStreamError
+from lpm_stream.stream import Stream
 from lpm_stream_tests.checks.example import SPEC, checked, rows
 from lpm_stream_tests.example import append, deliver, publish
 
@@ -23,7 +24,7 @@ def delivered(stream, monkeypatch):
     return stream
 
 
-def execute(stream, statement):
+def execute(stream: Stream, statement: str) -> None:
     with closing(sqlite3.connect(stream.settings.home / "companies" / "A.db")) as connection:
         connection.execute(statement)
         connection.commit()
