@@ -1,8 +1,12 @@
 """What Dagster loads."""
 
+import warnings
 from pathlib import Path
 
 import dagster as dg
+
+# Dagster says so of its own handling of checks that come from components.
+warnings.filterwarnings("ignore", "Parameter `execution_type` of function `AssetsDefinition", dg.BetaWarning)
 
 
 @dg.definitions

@@ -7,7 +7,19 @@ import typer
 from pydantic import ValidationError
 from rich.text import Text
 
-from lpm_stream.cli import alerts, companies, demo, drains, load, quarantine, reconcile, simulate, status, verify
+from lpm_stream.cli import (
+    alerts,
+    check,
+    companies,
+    demo,
+    drains,
+    load,
+    quarantine,
+    reconcile,
+    simulate,
+    status,
+    verify,
+)
 from lpm_stream.cli.common import err, set_up_logging
 from lpm_stream.errors import LpmStreamError
 
@@ -24,6 +36,7 @@ app.command()(drains.publish)
 app.command()(drains.deliver)
 app.command()(verify.verify)
 app.command()(reconcile.reconcile)
+app.command()(check.check)
 app.command()(load.backfill)
 app.command()(load.resync)
 app.command()(simulate.simulate)

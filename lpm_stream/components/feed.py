@@ -7,8 +7,10 @@ import dagster as dg
 from pydantic import BaseModel
 
 from lpm_stream.components.assets import company_asset, hub_asset, source_asset
+from lpm_stream.components.checks import check_job, check_schedules, company_checks
 from lpm_stream.components.jobs import backfill_job, quarantine_jobs, resync_job
-from lpm_stream.components.sensors import alerts_sensor, deliver_sensor, publish_sensor
+from lpm_stream.components.sensors import alerts_sensor, deliver_sensor, legacy_sensor, publish_sensor
+from lpm_stream.components.specs import legacy_spec
 from lpm_stream.components.stopping import notice_signals
 from lpm_stream.feed.spec import FeedSpec
 
@@ -38,17 +40,29 @@ class Feed(dg.Component):
         """What Dagster's tools say about this kind of component."""
         return dg.ComponentTypeSpec(
             description="Streams every change of a Delta table into the database of the company it belongs to.",
-            produces=["asset", "sensor", "job"],
+            produces=["asset", "asset_check", "sensor", "schedule", "job"],
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
-        """The feed's assets, the sensors that keep them moving and tell what is wrong, and people's jobs."""
+        """The feed's assets and checks, the sensors that move them and tell what is wrong, and people's jobs."""
         notice_signals()
         source = source_asset(self.spec)
         hub = hub_asset(self.spec)
         company = company_asset(self.spec)
+        check = check_job(self.spec)
+        legacy, watchers = [], []
+        if self.spec.legacy is not None:
+            legacy.append(legacy_spec(self.spec, self.spec.legacy))
+            watchers.append(legacy_sensor(self.spec, check))
         return dg.Definitions(
-            assets=[source, hub, company],
-            sensors=[publish_sensor(self.spec), deliver_sensor(self.spec), alerts_sensor(self.spec)],
-            jobs=[backfill_job(self.spec), *quarantine_jobs(self.spec), resync_job(self.spec)],
+            assets=[source, hub, company, *legacy],
+            asset_checks=[company_checks(self.spec)],
+            sensors=[
+                publish_sensor(self.spec),
+                deliver_sensor(self.spec),
+                alerts_sensor(self.spec),
+                *watchers,
+            ],
+            jobs=[backfill_job(self.spec), *quarantine_jobs(self.spec), resync_job(self.spec), check],
+            schedules=check_schedules(self.spec, check),
         )

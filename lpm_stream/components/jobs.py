@@ -39,7 +39,7 @@ def backfill_job(spec: FeedSpec) -> Any:  # Dagster does not export its type
     """Loads companies, one partition each, from the table."""
     return dg.define_asset_job(
         f"backfill_{spec.name}",
-        selection=dg.AssetSelection.assets(company_key(spec)),
+        selection=dg.AssetSelection.assets(company_key(spec)).without_checks(),
         config=dg.RunConfig(ops={company_op(spec): CompanyConfig(load_from="table")}),
         description=(
             f"Loads a company's rows from `{spec.source_table}` into its database while the stream goes on for "

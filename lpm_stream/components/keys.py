@@ -23,6 +23,11 @@ def company_key(spec: FeedSpec) -> dg.AssetKey:
     return dg.AssetKey(["companies", spec.name])
 
 
+def legacy_key(spec: FeedSpec) -> dg.AssetKey:
+    """The legacy files that companies get."""
+    return dg.AssetKey(["legacy", f"{spec.name}_files"])
+
+
 def companies_partitions(spec: FeedSpec) -> dg.DynamicPartitionsDefinition:
     """The companies; feeds with the same company column share them."""
     return dg.DynamicPartitionsDefinition(name=spec.company_column)

@@ -3,11 +3,13 @@
 import dagster as dg
 
 from lpm_stream.components.alerts import alerts_tick
+from lpm_stream.components.arrivals import arrivals_tick
 from lpm_stream.components.keys import company_key, hub_key
 from lpm_stream.components.ticks import deliver_tick, publish_tick
 from lpm_stream.feed.spec import FeedSpec
 
 _ALERT_SECONDS = 30
+_LOOK_SECONDS = 10  # two looks at a file, a run's start and the comparison are to take less than a minute
 _INTERVAL_SECONDS = 1  # less than the daemon's own 5: a tick follows the last at the daemon's next look
 
 
@@ -16,7 +18,7 @@ def publish_sensor(spec: FeedSpec) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"publish_{spec.name}",
-        target=dg.AssetSelection.assets(hub_key(spec)),
+        target=dg.AssetSelection.assets(hub_key(spec)).without_checks(),
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
@@ -37,7 +39,7 @@ def deliver_sensor(spec: FeedSpec) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"deliver_{spec.name}",
-        target=dg.AssetSelection.assets(company_key(spec)),
+        target=dg.AssetSelection.assets(company_key(spec)).without_checks(),
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
@@ -72,3 +74,23 @@ def alerts_sensor(spec: FeedSpec) -> dg.SensorDefinition:
         return alerts_tick(spec, context)
 
     return alerts
+
+
+def legacy_sensor(spec: FeedSpec, job: dg.JobDefinition) -> dg.SensorDefinition:
+    """Sees legacy files come, and has them compared."""
+
+    @dg.sensor(
+        name=f"watch_{spec.name}_files",
+        job=job,
+        minimum_interval_seconds=_LOOK_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Looks where the legacy files are. Once new or changed ones grow no more, it starts job `{job.name}` "
+            f"for the companies that they belong to: one run for all that a look finds."
+        ),
+        owners=spec.owners,
+    )
+    def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return arrivals_tick(spec, context)
+
+    return watch

@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from lpm_stream.components.keys import companies_partitions, company_key, hub_key, source_key
+from lpm_stream.components.keys import companies_partitions, company_key, hub_key, legacy_key, source_key
+from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.feed.schema import COMMIT_VERSION
 from lpm_stream.feed.spec import Column, FeedSpec
 
@@ -74,6 +75,29 @@ def company_spec(spec: FeedSpec) -> dg.AssetSpec:
             "dagster/table_name": spec.name,
             **_promises(spec),
             "reporting_window_seconds": spec.reporting_window_seconds,
+        },
+    )
+
+
+def legacy_spec(spec: FeedSpec, form: LegacyFormat) -> dg.AssetSpec:
+    """The legacy files, which somebody else writes."""
+    return dg.AssetSpec(
+        legacy_key(spec),
+        description=(
+            f"The flat files that companies get besides, one for each company and period ({form.period}). Sensor "
+            f"`watch_{spec.name}_files` sees new ones and has job `check_{spec.name}` compare them with the "
+            f"companies' tables; a file that was compared is reported here."
+        ),
+        group_name=spec.name,
+        kinds={"csv", "sftp"},
+        owners=spec.owners,
+        partitions_def=companies_partitions(spec),
+        metadata={
+            "file_name": form.file_name,
+            "period": form.period,
+            "time_zone": form.time_zone,
+            "grace_seconds": form.grace_seconds,
+            "tolerance_rows": form.tolerance_rows,
         },
     )
 

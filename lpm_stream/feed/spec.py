@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from lpm_stream.feed.checks import Checks
 from lpm_stream.feed.legacy import LegacyFormat
 
 ColumnType = Literal["string", "int32", "int64", "float64", "boolean", "timestamp", "date"]
@@ -78,6 +79,7 @@ class FeedSpec(BaseModel):
         "tables, 'freeze' stops publishing until the contract says so",
     )
     legacy: LegacyFormat | None = Field(None, description="the flat files that the stream is compared with")
+    checks: Checks = Field(Checks(), description="how strict the checks of the company tables are")
 
     @field_validator("legacy")
     @classmethod

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.legacy.location import Entry, Location
 from lpm_stream.legacy.names import Named, Names, Period, periods
 
+EVER = datetime.min.replace(tzinfo=UTC)
 Look = Mapping[str, Entry]  # path to what was there
 
 
@@ -95,7 +96,13 @@ def list_files(
 
 
 def absent(
-    form: LegacyFormat, listing: Listing, companies: Iterable[str], now: datetime, since: datetime | None = None
+    form: LegacyFormat,
+    listing: Listing,
+    companies: Iterable[str],
+    now: datetime,
+    since: datetime | None = None,
+    *,
+    not_before: datetime = EVER,
 ) -> list[Absent]:
     """The periods that should have a file by now and have none.
 
@@ -106,14 +113,18 @@ def absent(
         now: an aware instant.
         since: the first instant of interest; by default a company's periods begin with its first file, and one
             without any file lacks none.
+        not_before: periods that end by this instant are left out, whichever is the first.
     """
     slack = timedelta(seconds=form.cut_seconds + form.grace_seconds)
     present = {(file.company, file.period.start) for file in listing.files}
+    begun: dict[str, datetime] = {}
+    for file in listing.files:  # oldest period first
+        begun.setdefault(file.company, file.period.start)
     lacking: list[Absent] = []
     for company in companies:
-        starts = [file.period.start for file in listing.files if file.company == company]
-        first = since or min(starts, default=None)
+        first = since or begun.get(company)
         if first is not None:
+            first = max(first, not_before)
             lacking += [
                 Absent(company, period, period.end + slack)
                 for period in periods(form, first, now - slack)

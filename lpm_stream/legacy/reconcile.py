@@ -64,6 +64,7 @@ def reconcile(
     *,
     companies: Collection[str] | None = None,
     paths: Collection[str] | None = None,
+    overdue_after: datetime | None = None,
     since: datetime | None = None,
     done: Done | None = None,
 ) -> list[Reconciliation]:
@@ -76,6 +77,7 @@ def reconcile(
         now: an aware instant.
         companies: whose files; all registered companies' if None.
         paths: which files; None: all, and the periods that lack one besides.
+        overdue_after: where `paths` names files, the periods besides that lack one and end after this instant.
         since: only periods that end after this instant.
         done: told of each result.
 
@@ -100,6 +102,8 @@ def reconcile(
     ]
     if paths is None:
         tasks += absent(form, listing, chosen, now, since)
+    elif overdue_after is not None:
+        tasks += absent(form, listing, chosen, now, not_before=overdue_after)
     tasks.sort(key=lambda task: (task.period.start, task.company))
     results: list[Reconciliation] = []
     for task in tasks:

@@ -57,6 +57,35 @@ mutation Launch($path: [String!]!, $tags: [ExecutionTag!]!) {
 }
 """
 
+CHECK = """
+mutation Check($path: [String!]!, $name: String!, $tags: [ExecutionTag!]!) {
+  launchRun(
+    executionParams: {
+      selector: {
+        repositoryName: "__repository__"
+        repositoryLocationName: "lpm_stream"
+        jobName: "__ASSET_JOB"
+        assetSelection: []
+        assetCheckSelection: [{assetKey: {path: $path}, name: $name}]
+      }
+      executionMetadata: {tags: $tags}
+    }
+  ) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}
+"""
+
+CHECKED = """
+query Checked($path: [String!]!, $name: String!, $partition: String!) {
+  assetCheckExecutions(assetKey: {path: $path}, checkName: $name, partition: $partition, limit: 10) {
+    runId status evaluation { success severity partition }
+  }
+}
+"""
+
 STALENESS = """
 query Staleness($path: [String!]!, $partition: String!) {
   assetNodeOrError(assetKey: {path: $path}) {

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -18,10 +19,23 @@ from lpm_stream.components.partitions import partition_key
 from lpm_stream.control.registry import register
 from lpm_stream.demo.dagster import Dagster, running_dagster
 from lpm_stream.feed.load import load_feeds
+from lpm_stream.legacy.location import open_location
+from lpm_stream.legacy.simulate import write_recent
 from lpm_stream.settings import Settings
 from lpm_stream.source.simulate import Simulator
 from lpm_stream.stream import open_stream
-from lpm_stream_tests.components.graphql import EVENTS, LAUNCH, PARTITIONS, RUN, STALENESS, TICKS, ask, numbers
+from lpm_stream_tests.components.graphql import (
+    CHECK,
+    CHECKED,
+    EVENTS,
+    LAUNCH,
+    PARTITIONS,
+    RUN,
+    STALENESS,
+    TICKS,
+    ask,
+    numbers,
+)
 
 PROJECT = Path(lpm_stream.__file__).parents[1]
 COMPANIES = ["ACME", 'it\'s "a/b...c"', "Zürich 🚑"]
@@ -83,6 +97,41 @@ def dagster(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dag
     with running_dagster(settings, free_port()) as running:
         eventually(lambda: answers(running))
         yield running
+
+
+def write_files(settings: Settings) -> None:
+    """The legacy files of the last finished period, in which nothing happened."""
+    [spec] = load_feeds().values()
+    with open_stream(settings, spec) as stream, open_location(stream.settings) as location:
+        write_recent(stream, location, COMPANIES, 1, datetime.now(UTC))
+
+
+def test_legacy_files_and_a_check_by_hand(settings, traffic, dagster):
+    keys = sorted(partition_key(company) for company in COMPANIES)
+
+    def told(name: str, key: str) -> list[Any]:
+        dagster.require_alive()
+        return [
+            one
+            for one in ask(dagster.url, CHECKED, path=TABLE, name=name, partition=key)
+            if one["status"] not in {"IN_PROGRESS", "SKIPPED"}
+        ]
+
+    passed = {"success": True, "severity": "ERROR"}
+    eventually(lambda: sorted(ask(dagster.url, PARTITIONS, path=TABLE)["partitionKeys"]) == keys)
+    write_files(settings)
+    for key in keys:
+        found = eventually(partial(told, "complete_against_legacy", key))
+        assert found[0]["evaluation"] == passed | {"partition": key}
+    files = ask(dagster.url, EVENTS, path=["legacy", "tdr_files"], partitions=[keys[0]])["assetMaterializations"]
+    assert numbers(files[0])["files_compared"] == 1
+
+    tags = [{"key": "dagster/partition", "value": keys[1]}]
+    run_id = ask(dagster.url, CHECK, path=TABLE, name="complete_against_source", tags=tags)["run"]["runId"]
+    eventually(lambda: ask(dagster.url, RUN, id=run_id)["endTime"])
+    assert ask(dagster.url, RUN, id=run_id)["status"] == "SUCCESS"
+    [found] = [one for one in told("complete_against_source", keys[1]) if one["runId"] == run_id]
+    assert found["evaluation"] == passed | {"partition": keys[1]}
 
 
 def test_sensors_partitions_and_a_run(traffic, dagster):
