@@ -8,6 +8,7 @@ from datetime import datetime
 
 import dagster as dg
 
+from lpm_stream.alerts.raised import check_came_out
 from lpm_stream.checks.result import Result
 from lpm_stream.checks.run import run_checks
 from lpm_stream.components.keys import companies_partitions, company_key, legacy_key
@@ -17,6 +18,9 @@ from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.legacy.report import Reconciliation
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
+
+# Checks whose failure is a cause for an alert; what the others find is one already.
+_TOLD_OF = frozenset({"complete_against_legacy", "complete_against_source", "latency_slo", "sooner_than_legacy"})
 
 
 def check_now(
@@ -44,6 +48,9 @@ def check_now(
         )
         for result in results:
             context.log_event(evaluation(spec, result))  # type: ignore[arg-type]  # it takes them, its types lag
+            if result.name in _TOLD_OF:
+                failure = result.description if result.bad else None
+                check_came_out(stream.store, spec.name, result.name, result.company, failure)
             failed += not result.passed
         context.log.info("%d checks failed", failed)
 
