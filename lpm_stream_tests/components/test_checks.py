@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from lpm_stream.alerts.raised import read_raised
 from lpm_stream.checks.result import check_names
 from lpm_stream.components import Feed
 from lpm_stream.components.keys import company_key, legacy_key
@@ -90,6 +91,8 @@ def test_what_is_wrong_is_told_with_keys(stream, defs, instance):
         "columns": "",
     }
     assert stored(instance, "complete_against_legacy") == [(KEY, "FAILED"), ("A", "SUCCEEDED")]
+    raised = [(cause.kind, cause.company) for cause in read_raised(stream.store, SPEC.name)]
+    assert raised == [("check_failed:complete_against_legacy", COMPANY)]
 
 
 def test_the_files_that_were_compared_are_reported(stream, defs, instance):
