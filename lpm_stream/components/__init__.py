@@ -1,4 +1,4 @@
-"""Dagster: how one feed becomes assets and sensors."""
+"""Dagster: how one feed becomes assets, checks and sensors."""
 
 from lpm_stream.components.feed import Feed
 
