@@ -1,12 +1,14 @@
 """One feed with its parts opened: what every caller of the drains starts from."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lpm_stream.alerts import raised
+from lpm_stream.control import registry
 from lpm_stream.control.store import ControlStore
+from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.drain import Deliverer
 from lpm_stream.errors import LpmStreamError, SourceError
 from lpm_stream.feed.spec import FeedSpec
@@ -47,6 +49,19 @@ class Stream:
     def deliverer(self) -> Deliverer:
         """The deliver drain."""
         return Deliverer(self.spec, self.hub, self.store, self.settings)
+
+    @contextmanager
+    def company_database(self, company: str) -> Iterator[CompanyDatabase]:
+        """A registered company's database.
+
+        Raises:
+            LpmStreamError: if the company is not registered, or as `open_database` does.
+        """
+        url = registry.database_urls(self.store, self.settings).get(company)
+        if url is None:
+            raise LpmStreamError(f"company {company!r} is not registered: lpm-stream companies add")
+        with closing(open_database(self.spec, company, url)) as database:
+            yield database
 
 
 @contextmanager

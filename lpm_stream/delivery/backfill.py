@@ -8,17 +8,17 @@ backfill leaves a table that the stream brings to V by itself: its rows carry V,
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import polars as pl
 
-from lpm_stream.control import backfills, leases, parking, progress, quarantine, registry
+from lpm_stream.control import backfills, leases, parking, progress, quarantine
 from lpm_stream.control.backfills import Backfill
 from lpm_stream.delivery.apply import refusal
 from lpm_stream.delivery.bisect import refused_rows
-from lpm_stream.delivery.database import CompanyDatabase, Transaction, open_database
+from lpm_stream.delivery.database import CompanyDatabase, Transaction
 from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import LeaseLostError, LpmStreamError, RowFaultError
 from lpm_stream.feed.contract import check
@@ -69,7 +69,7 @@ def backfill(
         LpmStreamError: if the company is not registered or is being loaded already, or its rows cannot be read or
             written. The stream is released.
     """
-    with _lease(stream, company) as lease, _opened(stream, company) as database:
+    with _lease(stream, company) as lease, stream.company_database(company) as database:
         return _Backfill(stream, company, lease, database, go_on, tell).run(rebuild)
 
 
@@ -107,9 +107,10 @@ class _Backfill:
             self._require_not_behind(before, snapshot.version)
             state = self._begin(snapshot)
             written = self._load(snapshot, state)
-            mark = replace(before, epoch=epoch, version=snapshot.version, pending={})
-            self._finish(mark if end is None else replace(mark, sequence_number=end))
-            self._note_loaded(mark if end is None else replace(mark, sequence_number=end))
+            number = before.sequence_number if end is None else end
+            mark = replace(before, epoch=epoch, version=snapshot.version, sequence_number=number, pending={})
+            self._finish(mark)
+            self._note_loaded(mark)
             self._end_state(replace(state, rows=state.total_rows), "loaded", snapshot.version)
         except BaseException as error:
             with suppress(LpmStreamError):  # then the deliverer releases it once the lease has run out
@@ -275,12 +276,3 @@ def _lease(stream: Stream, company: str) -> Iterator[leases.Lease]:
             yield lease
     finally:
         leases.release(stream.store, lease)
-
-
-@contextmanager
-def _opened(stream: Stream, company: str) -> Iterator[CompanyDatabase]:
-    url = registry.database_urls(stream.store, stream.settings).get(company)
-    if url is None:
-        raise LpmStreamError(f"company {company!r} is not registered: lpm-stream companies add")
-    with closing(open_database(stream.spec, company, url)) as database:
-        yield database

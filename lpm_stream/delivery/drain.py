@@ -344,10 +344,8 @@ class _Drain:
 
     def _park_the_lossy(self) -> None:
         """Sets companies aside whose newest changes were published but are nowhere to be found."""
-        for loss in self._loss_check.losses(self._checkpoints(), self._delivered, self._parked):
+        for loss in self._loss_check.losses(self._checkpoints, self._delivered, self._parked):
             if loss.company in self._lanes or not self._worker.is_registered(loss.company):
-                continue
-            if self._loss_check.is_stored(loss):
                 continue
             known = self._delivered.get(loss.company)
             place = (known.partition, known.sequence_number + 1) if known else (-1, 1)

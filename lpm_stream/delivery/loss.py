@@ -1,7 +1,7 @@
 """What was published and never arrives: found where no later message could show it."""
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from lpm_stream.control import progress
@@ -33,7 +33,6 @@ class Loss:
     """Changes of one company that are neither delivered nor in the hub."""
 
     company: str
-    epoch: int
     version: int
 
 
@@ -60,29 +59,33 @@ class LossCheck:
         self._begun = 0.0
 
     def losses(
-        self, served: Mapping[int, int], delivered: Mapping[str, Delivered], parked: Collection[str]
-    ) -> Iterator[Loss]:
+        self, served: Callable[[], Mapping[int, int]], delivered: Mapping[str, Delivered], parked: Collection[str]
+    ) -> list[Loss]:
         """The losses among companies that are not parked.
 
         Args:
-            served: partition to the sequence number up to which every company is served or parked.
+            served: asked, while something waits to be compared, for partition to the sequence number up to which
+                every company is served or parked.
             delivered: company to the newest that its database has.
             parked: companies that are set aside.
         """
         if self._published is None:
             self._begin()
         published = self._published
-        if published and all(served.get(partition, 0) >= end for partition, end in published.ends.items()):
-            self._published = None
-            for company, version in published.versions.items():
-                found = delivered.get(company)
-                if not _has(found, published.epoch, version) and company not in parked:
-                    yield Loss(company, published.epoch, version)
-
-    def is_stored(self, loss: Loss) -> bool:
-        """Whether the control store knows better by now: a backfill has loaded the company meanwhile."""
-        found = progress.read_deliveries(self._store, self._feed).get(loss.company)
-        return _has(found, loss.epoch, loss.version)
+        if published is None:
+            return []
+        reached = served()
+        if any(reached.get(partition, 0) < end for partition, end in published.ends.items()):
+            return []
+        self._published = None
+        lacking = [
+            Loss(company, version)
+            for company, version in published.versions.items()
+            if company not in parked and not _has(delivered.get(company), published.epoch, version)
+        ]
+        # The control store may know better by now: a backfill has loaded the company meanwhile.
+        stored = progress.read_deliveries(self._store, self._feed) if lacking else {}
+        return [loss for loss in lacking if not _has(stored.get(loss.company), published.epoch, loss.version)]
 
     def _begin(self) -> None:
         if time.monotonic() - self._begun < _PAUSE_SECONDS:

@@ -6,17 +6,16 @@ watermark as the stream. So it can be repeated, and a row that was corrected, mo
 
 import json
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime
 
 import polars as pl
 
-from lpm_stream.control import leases, quarantine, registry
+from lpm_stream.control import leases, quarantine
 from lpm_stream.control.quarantine import Entry
 from lpm_stream.delivery.apply import HeldError
 from lpm_stream.delivery.bisect import refused_rows
-from lpm_stream.delivery.database import CompanyDatabase, Transaction, open_database
+from lpm_stream.delivery.database import CompanyDatabase, Transaction
 from lpm_stream.errors import LpmStreamError, RowFaultError
 from lpm_stream.feed.contract import REASON, check
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, contract_schema
@@ -63,10 +62,7 @@ def replay(stream: Stream, company: str, ids: Sequence[str] | None = None) -> Re
     keyed = [key for key in keys.values() if key is not None]
     if not keyed:
         return Replayed(company, 0, 0, len(chosen))
-    url = registry.database_urls(stream.store, stream.settings).get(company)
-    if url is None:
-        raise LpmStreamError(f"company {company!r} is not registered: lpm-stream companies add")
-    with closing(open_database(stream.spec, company, url)) as database:
+    with stream.company_database(company) as database:
         now = _replay(stream, company, database, _frame(stream.spec, keyed))
     return _settle(stream, company, chosen, keys, now)
 
