@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from lpm_stream.components.checks import CheckConfig, check_op
+from lpm_stream.components.cursors import read_cursor
 from lpm_stream.control import reconciliations, registry
-from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
 from lpm_stream.stream import open_stream
@@ -52,10 +52,7 @@ class Cursor(BaseModel):
         Raises:
             LpmStreamError: if it cannot be read.
         """
-        try:
-            return cls.model_validate_json(text) if text else cls()
-        except ValidationError as error:
-            raise LpmStreamError("the sensor's cursor cannot be read: reset it on the sensor's page") from error
+        return read_cursor(cls, text) if text else cls()
 
 
 def arrivals_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.SensorResult:

@@ -12,7 +12,7 @@ from lpm_stream.alerts.raised import check_came_out
 from lpm_stream.checks.result import Result
 from lpm_stream.checks.run import run_checks
 from lpm_stream.components.keys import companies_partitions, company_key, legacy_key
-from lpm_stream.components.partitions import by_partition_key, company_of, partition_key
+from lpm_stream.components.partitions import company_of, new_partitions, partition_key
 from lpm_stream.control import registry
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.legacy.report import Reconciliation
@@ -57,9 +57,7 @@ def check_now(
 
 def _add_partitions(stream: Stream, instance: dg.DagsterInstance) -> None:
     """A company may be checked before anything was delivered to it, and so before Dagster knows it."""
-    known = set(instance.get_dynamic_partitions(stream.spec.company_column))
-    news = [key for key in by_partition_key(registry.registered(stream.store)) if key not in known]
-    if news:
+    if news := new_partitions(stream, instance):
         name = companies_partitions(stream.spec).name
         instance.add_dynamic_partitions(str(name), news)
 

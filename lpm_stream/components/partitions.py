@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable
 
+import dagster as dg
+
+from lpm_stream.control import registry
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.partition import partition_key
+from lpm_stream.stream import Stream
 
-__all__ = ["by_partition_key", "company_of", "partition_key"]
+__all__ = ["by_partition_key", "company_of", "new_partitions", "partition_key"]
 
 
 def company_of(companies: Iterable[str], key: str) -> str:
@@ -25,3 +29,9 @@ def company_of(companies: Iterable[str], key: str) -> str:
 def by_partition_key(companies: Iterable[str]) -> dict[str, str]:
     """Partition key to company id."""
     return {partition_key(company): company for company in companies}
+
+
+def new_partitions(stream: Stream, instance: dg.DagsterInstance) -> list[str]:
+    """Partition keys of registered companies that Dagster does not know yet."""
+    known = set(instance.get_dynamic_partitions(stream.spec.company_column))
+    return [key for key in by_partition_key(registry.registered(stream.store)) if key not in known]

@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from lpm_stream.components.cursors import read_cursor
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.ledger import ByMinute
-from lpm_stream.errors import LpmStreamError
 
 LOOK_BACK = timedelta(hours=1)  # what was delivered before is not reported any more
 _LATE = timedelta(minutes=1)  # the ledger is written a little behind time, perhaps into the minute before
@@ -57,10 +57,7 @@ class Cursor(BaseModel):
         earliest = _minute(now - LOOK_BACK)
         if not text:
             return cls(since=earliest)
-        try:
-            cursor = cls.model_validate_json(text)
-        except ValidationError as error:
-            raise LpmStreamError("the sensor's cursor cannot be read: reset it on the sensor's page") from error
+        cursor = read_cursor(cls, text)
         return cursor if cursor.since >= earliest else cls(since=earliest, parked_at=cursor.parked_at)
 
 

@@ -3,9 +3,9 @@
 from datetime import datetime, timedelta
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from lpm_stream.errors import LpmStreamError
+from lpm_stream.components.cursors import read_cursor
 from lpm_stream.publish.drain import Published
 
 
@@ -37,10 +37,7 @@ class Tally(BaseModel):
         Raises:
             LpmStreamError: if it cannot be read.
         """
-        try:
-            return cls.model_validate_json(text) if text else cls()
-        except ValidationError as error:
-            raise LpmStreamError("the sensor's cursor cannot be read: reset it on the sensor's page") from error
+        return read_cursor(cls, text) if text else cls()
 
     def plus(self, done: Published) -> Self:
         """With what one more drain did."""

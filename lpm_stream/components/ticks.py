@@ -17,11 +17,11 @@ from lpm_stream.components.events import (
     source_metadata,
 )
 from lpm_stream.components.keys import companies_partitions, company_key, hub_key, source_key
-from lpm_stream.components.partitions import by_partition_key, partition_key
+from lpm_stream.components.partitions import new_partitions, partition_key
 from lpm_stream.components.source_table import look
 from lpm_stream.components.stopping import for_seconds
 from lpm_stream.components.tally import Tally
-from lpm_stream.control import leases, ledger, parking, progress, registry
+from lpm_stream.control import leases, ledger, parking, progress
 from lpm_stream.delivery.drain import Delivery
 from lpm_stream.errors import HubError, LeaseLostError
 from lpm_stream.feed.spec import FeedSpec
@@ -76,7 +76,7 @@ def deliver_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Sens
         except LeaseLostError:
             done = Delivery(standby=True)
         events, cursor = _company_events(stream, context.cursor)
-        news = _new_partitions(stream, context.instance)
+        news = new_partitions(stream, context.instance)
         what = _standby(stream, "deliver") if done.standby else _delivered(done)
     if done.problems and not events and not news:  # a tick that fails loses both, so one that has any must not
         raise HubError("; ".join(done.problems))
@@ -119,12 +119,6 @@ def _company_events(stream: Stream, cursor_text: str | None) -> tuple[_Events, s
         ]
         cursor = cursor.model_copy(update={"parked_at": int(now.timestamp())})
     return events, cursor.model_dump_json()
-
-
-def _new_partitions(stream: Stream, instance: dg.DagsterInstance) -> list[str]:
-    """Partition keys of registered companies that Dagster does not know yet."""
-    known = set(instance.get_dynamic_partitions(stream.spec.company_column))
-    return [key for key in by_partition_key(registry.registered(stream.store)) if key not in known]
 
 
 def _standby(stream: Stream, role: leases.Role) -> str:
