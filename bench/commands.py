@@ -42,8 +42,9 @@ def relaying(home: Path) -> Iterator[subprocess.Popen[str]]:
 
 def peak_memory_bytes(process: subprocess.Popen[str]) -> int:
     """The most memory that a running process and its children have held, added up (Linux)."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
-    return sum(_peak(pid) for pid in [str(process.pid), *children])
+    threads = Path(f"/proc/{process.pid}/task").iterdir()
+    children = {child for thread in threads for child in (thread / "children").read_text(encoding="ascii").split()}
+    return sum(_peak(pid) for pid in {str(process.pid), *children})
 
 
 def _peak(pid: str) -> int:

@@ -17,6 +17,7 @@ BATCH_ROWS = 10_000
 # In a backlog a company's messages are collected for a moment: a transaction costs about as much as 500 rows.
 _BACKLOG_SECONDS = 10.0  # commits older than that are one
 _COLLECT_SECONDS = 0.5
+_QUIET_SECONDS = 0.15  # no message for so long: there are no more for the moment
 # A task that takes longer than that over fewer rows waits for its database, and does not work.
 _QUICK_SECONDS = 0.05
 _FEW_ROWS = 500
@@ -57,6 +58,7 @@ class Lane:
         waiting_bytes: size of what waits.
         waiting_rows: number of changes that wait.
         waiting_since: when the first of them came (monotonic seconds).
+        newest_at: when the last of them came (monotonic seconds).
     """
 
     company: str
@@ -70,11 +72,13 @@ class Lane:
     waiting_bytes: int = 0
     waiting_rows: int = 0
     waiting_since: float = 0.0
+    newest_at: float = 0.0
 
     def put(self, one: Received) -> None:
         """Adds a message at the end."""
+        self.newest_at = monotonic()
         if not self.waiting:
-            self.waiting_since = monotonic()
+            self.waiting_since = self.newest_at
         self.waiting.append(one)
         self.partition = one.partition  # it was not known if the company was parked before its first message
         self.waiting_bytes += len(one.message.body)
@@ -89,6 +93,7 @@ class Lane:
             age < _BACKLOG_SECONDS
             or self.waiting_rows >= BATCH_ROWS
             or monotonic() - self.waiting_since >= _COLLECT_SECONDS
+            or monotonic() - self.newest_at >= _QUIET_SECONDS
         )
 
     def leave_to_own_reader(self, sequence_number: int) -> None:
