@@ -5,7 +5,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torture.fault import LONG, SHORT, Fault, Finding, Sizes
@@ -42,7 +42,7 @@ def main() -> int:
         *_run(
             _named(crowd.FAULTS, chosen.names),
             _Place(home / "crowd", sizes.crowd, _CROWD_RATE),
-            sizes,
+            replace(sizes, calm_seconds=sizes.crowd_seconds),
             chosen.seed,
         ),
         *_simulated(chosen.names, sizes, chosen.seed),

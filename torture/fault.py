@@ -1,8 +1,9 @@
 """What a fault is, and what came of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from lpm_stream.control.latency import Latencies
 from torture.world import World
 
 
@@ -15,7 +16,7 @@ class Sizes:
         calm_seconds: how long latency is measured without a fault.
         fault_seconds: how long a fault lasts that can last.
         crowd: number of companies in the run with many.
-        crowd_seconds: how long latency is measured there, without and with faults.
+        crowd_seconds: how long latency is measured there, without and with faults alike.
         crash_points: of the simulation in one process.
     """
 
@@ -27,7 +28,7 @@ class Sizes:
     crash_points: int
 
 
-SHORT = Sizes(kills=3, calm_seconds=3, fault_seconds=4, crowd=1_000, crowd_seconds=8, crash_points=150)
+SHORT = Sizes(kills=3, calm_seconds=3, fault_seconds=4, crowd=1_000, crowd_seconds=12, crash_points=150)
 LONG = Sizes(kills=50, calm_seconds=20, fault_seconds=30, crowd=1_000, crowd_seconds=90, crash_points=10_000)
 
 
@@ -41,6 +42,8 @@ class Struck:
         status: what it showed meanwhile.
         in_log: what the log says of it.
         victims: companies that it hit; the others are the healthy ones.
+        measured: the latencies known before anybody looked at it, which takes a core of its own for a moment;
+            None: those known at its end.
     """
 
     times: int
@@ -48,6 +51,7 @@ class Struck:
     status: str
     in_log: str
     victims: frozenset[str] = field(default_factory=frozenset)
+    measured: Mapping[str, Latencies] | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def suffer(world: World, fault: Fault, sizes: Sizes) -> Finding:
     world.since = calm
     said = len(world.log)
     struck = fault.strike(world, sizes)
-    after = world.latencies()
+    after = struck.measured or world.latencies()
     world.ensure_running()
     lost, doubled = _lost_and_doubled(world.verified())
     return Finding(

@@ -18,9 +18,10 @@ def hang_one(world: World, sizes: Sizes) -> Struck:
     victim = world.companies[0]
     with locked(world.database(victim)):
         time.sleep(sizes.crowd_seconds)
+        measured = world.latencies()
         wait_until(lambda: victim in world.parked(), "the company is not parked")
         status = world.status()
-    return Struck(1, "is locked", status, f"{victim}' is parked", frozenset({victim}))
+    return Struck(1, "is locked", status, f"{victim}' is parked", frozenset({victim}), measured)
 
 
 def fail_many(world: World, sizes: Sizes) -> Struck:
@@ -30,10 +31,11 @@ def fail_many(world: World, sizes: Sizes) -> Struck:
     hanging, without = victims[::2], victims[1::2]
     with _without_table([world.database(one) for one in without]), locked(*map(world.database, hanging)):
         time.sleep(sizes.crowd_seconds)
+        measured = world.latencies()
         status = world.status()
     for victim in victims:  # instead of waiting for the longest pause between tries
         parking.try_now(world.stream.store, world.stream.spec.name, victim)
-    return Struck(len(victims), "is locked", status, "is parked", frozenset(victims))
+    return Struck(len(victims), "is locked", status, "is parked", frozenset(victims), measured)
 
 
 @contextmanager
