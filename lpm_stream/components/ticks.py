@@ -19,7 +19,7 @@ from lpm_stream.components.events import (
 from lpm_stream.components.keys import companies_partitions, company_key, hub_key, source_key
 from lpm_stream.components.partitions import new_partitions, partition_key
 from lpm_stream.components.source_table import look
-from lpm_stream.components.stopping import for_seconds
+from lpm_stream.components.stopping import for_seconds, until_told_to_stop
 from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, ledger, parking, progress
 from lpm_stream.delivery.drain import Delivery
@@ -43,7 +43,8 @@ def publish_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Sens
     go_on = for_seconds(settings.tick_seconds)
     with open_stream(settings, spec) as stream:
         try:
-            done = stream.publisher().drain(poll_seconds=settings.poll_seconds, go_on=go_on)
+            publisher, pause = stream.publisher(), settings.poll_seconds
+            done = publisher.drain(poll_seconds=pause, go_on=go_on, at_once=lambda: not until_told_to_stop())
         except LeaseLostError as error:
             return dg.SensorResult(skip_reason=str(error))
         if done.standby:
