@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     dagster_url: str = Field(
         "http://localhost:3000", description="address of Dagster's UI, for the links in alerts"
     )
+    user: str = Field("", description="who works here, for the audit beside the account and host")
     slots: int = Field(4, ge=1, description="company databases written at the same time")
     poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
     tick_seconds: float = Field(14, gt=0, lt=55, description="how long one Dagster sensor tick drains")

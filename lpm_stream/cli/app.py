@@ -9,6 +9,7 @@ from rich.text import Text
 
 from lpm_stream.cli import (
     alerts,
+    audit,
     check,
     companies,
     demo,
@@ -39,6 +40,7 @@ app.command()(reconcile.reconcile)
 app.command()(check.check)
 app.command()(load.backfill)
 app.command()(load.resync)
+app.command()(audit.audit)
 app.command()(simulate.simulate)
 app.command()(reconcile.simulate_legacy)
 app.add_typer(alerts.app, name="alerts")

@@ -74,9 +74,8 @@ def discard_now(spec: FeedSpec, key: str, ids: Sequence[str]) -> int:
     """Removes a company's rows from quarantine, all or those with these ids; returns how many."""
     with open_stream(Settings.load(), spec) as stream:
         company = company_of(registry.registered(stream.store), key)
-        found = [entry.id for entry in quarantine.entries(stream.store, spec.name, company)]
-        with stream.store.write() as connection:
-            return quarantine.remove(connection, [one for one in found if not ids or one in ids])
+        found = quarantine.entries(stream.store, spec.name, company)
+        return quarantine.discard(stream.store, spec.name, [one for one in found if not ids or one.id in ids])
 
 
 def resync_now(spec: FeedSpec) -> int:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from lpm_stream.control import audit
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import companies
 from lpm_stream.errors import LpmStreamError
@@ -35,6 +36,7 @@ def register(store: ControlStore, company: str, database_url: str | None = None)
         connection.execute(
             companies.insert().values(company=company, database_url=database_url, registered_at=datetime.now(UTC))
         )
+        audit.record(connection, "register", company, {"own_database": database_url is not None})
     return True
 
 

@@ -264,3 +264,16 @@ channels = sa.Table(
     sa.Column("next_try_at", UtcDateTime, nullable=False),
     sa.Column("problem", sa.Unicode(2000)),
 )
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.String(32), nullable=False),  # as text, since the hash covers just what is stored
+    sa.Column("who", sa.Unicode(400), nullable=False),
+    sa.Column("action", sa.String(63), nullable=False),
+    sa.Column("company", _ID),
+    sa.Column("details", sa.UnicodeText, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Index("ix_audit_company", "company"),
+)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import polars as pl
+import sqlalchemy as sa
 
-from lpm_stream.control import backfills, leases, parking, progress, quarantine
+from lpm_stream.control import audit, backfills, leases, parking, progress, quarantine
 from lpm_stream.control.backfills import Backfill
 from lpm_stream.delivery.apply import refusal
 from lpm_stream.delivery.bisect import refused_rows
@@ -151,14 +152,16 @@ class _Backfill:
         last = backfills.read(self._stream.store, self._stream.spec.name).get(self._company)
         loaded = last.loaded_version if last else -1
         state = Backfill(uuid.uuid4().hex, snapshot.version, 0, total, datetime.now(UTC), loaded_version=loaded)
-        self._keep(state)
+        self._keep(state, begins=True)
         return state
 
-    def _keep(self, state: Backfill) -> None:
+    def _keep(self, state: Backfill, *, begins: bool = False) -> None:
         """Renews the lease and stores how far this is."""
         with self._stream.store.write() as connection:
             leases.check(connection, self._lease)
             backfills.write(connection, self._stream.spec.name, self._company, state)
+            if begins:
+                self._record(connection, "backfill", state)
         self._renewed = time.monotonic()
         self._tell(state.rows, state.total_rows)
 
@@ -181,8 +184,14 @@ class _Backfill:
             backfills.write(connection, feed, self._company, ended)
             if loaded is not None:  # what is still wrong was found wrong again
                 quarantine.remove_before(connection, feed, self._company, loaded)
+            self._record(connection, "backfill_ended", ended)
         parking.try_now(self._stream.store, feed, self._company)
         self._tell(ended.rows, ended.total_rows)
+
+    def _record(self, connection: sa.Connection, action: str, state: Backfill) -> None:
+        details: dict[str, str | int] = {"feed": self._stream.spec.name, "id": state.id, "version": state.version}
+        details |= {"outcome": state.outcome[:2000]} if state.outcome else {"rebuild": self._rebuild}
+        audit.record(connection, action, self._company, details)
 
     def _load(self, snapshot: Snapshot, state: Backfill) -> int:
         if self._rebuild:
