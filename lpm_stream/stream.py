@@ -5,6 +5,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lpm_stream import secret
 from lpm_stream.alerts import raised
 from lpm_stream.control import registry
 from lpm_stream.control.store import ControlStore
@@ -86,7 +87,7 @@ def open_hub(settings: Settings) -> Hub:
         LpmStreamError: if it is of a kind that is not supported.
         HubError: if it cannot be opened.
     """
-    kind, _, location = settings.hub_url.partition(":")
+    kind, _, location = secret.resolved(settings.hub_url, "LPM_STREAM_HUB_URL").partition(":")
     if kind == "local":
         return LocalHub(Path(location), settings.hub_partitions, settings.hub_retention_hours)
     if kind == "eventhubs":
@@ -94,8 +95,8 @@ def open_hub(settings: Settings) -> Hub:
     if kind == "kafka":
         return _kafka(location, settings.hub_partitions)
     raise LpmStreamError(
-        f"LPM_STREAM_HUB_URL {kind}:... is not supported; use local:DIRECTORY, eventhubs:env:NAME, "
-        f"eventhubs://NAMESPACE/HUB or kafka://HOST:PORT/TOPIC"
+        "LPM_STREAM_HUB_URL: this kind of hub is not supported; use local:DIRECTORY, eventhubs:env:NAME, "
+        "eventhubs://NAMESPACE/HUB or kafka://HOST:PORT/TOPIC"
     )
 
 

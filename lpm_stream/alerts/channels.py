@@ -1,6 +1,6 @@
 """Channels: where alerts go, through Apprise.
 
-A channel is known by its reference, `env:NAME` or `file:PATH`. Its URL holds passwords and tokens: it is resolved
+A channel is known by its reference, such as `env:NAME`. Its URL holds passwords and tokens: it is resolved
 when something is sent, and appears nowhere else.
 """
 
@@ -14,13 +14,12 @@ from urllib.parse import unquote
 
 from lpm_stream.alerts.outbox import Notification
 from lpm_stream.errors import LpmStreamError
-from lpm_stream.secret import resolve
+from lpm_stream.secret import FORMS, is_reference, resolve
 
 if TYPE_CHECKING:
     from apprise import Apprise, NotifyType
 
 _SETTING = "LPM_STREAM_ALERT_URLS"
-_REFERENCE = re.compile(r"(env|file):\S+")
 _MISSING = "alerts need Apprise: pip install 'lpm-stream[alerts]'"
 _TALKATIVE = ("apprise", "urllib3", "requests_oauthlib", "oauthlib")  # whose logs show parts of a URL
 _WORD = re.compile(r"[A-Za-z0-9]+")
@@ -35,9 +34,9 @@ def references(setting: str) -> tuple[str, ...]:
     """
     found = tuple(dict.fromkeys(setting.split()))
     for number, one in enumerate(found, start=1):
-        if not _REFERENCE.fullmatch(one):
+        if not (is_reference(one) and one.partition(":")[2]):
             raise LpmStreamError(
-                f"{_SETTING}: number {number} is no reference: give env:NAME or file:PATH of what holds the URL"
+                f"{_SETTING}: number {number} is no reference: give {FORMS} of what holds the URL"
             )
     return found
 

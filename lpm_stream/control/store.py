@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lpm_stream import postgresql
+from lpm_stream import database_url, postgresql
 from lpm_stream.errors import LpmStreamError, TargetFaultError
 from lpm_stream.wal import use_wal
 
@@ -23,7 +23,7 @@ class ControlStore:
         """Opens the store, creating or migrating it where needed.
 
         Args:
-            url: a SQLAlchemy URL.
+            url: a SQLAlchemy URL, or a reference to one.
 
         Raises:
             LpmStreamError: if it cannot be opened or written.
@@ -105,14 +105,14 @@ def among(query: sa.Select[Any], keys: Sequence[Mapping[str, Any]]) -> sa.Select
 
 
 def _engine(url: str) -> sa.Engine:
+    parsed = database_url.parse(url, "LPM_STREAM_CONTROL_URL")
     try:
-        parsed = sa.make_url(url)
         if parsed.get_backend_name() == "postgresql":
             return _postgresql_engine(parsed)
         if parsed.get_backend_name() != "sqlite":
             return sa.create_engine(parsed, pool_pre_ping=True)
     except (sa.exc.ArgumentError, ValueError, ImportError, TargetFaultError) as error:
-        raise LpmStreamError(f"LPM_STREAM_CONTROL_URL: {error}; give a SQLAlchemy URL") from error
+        raise LpmStreamError(f"LPM_STREAM_CONTROL_URL: {error}; give a SQLAlchemy URL") from None
     return _sqlite_engine(parsed)
 
 
@@ -124,7 +124,11 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
         raise LpmStreamError(postgresql.DRIVER_MISSING) from error
 
     def connect() -> psycopg.Connection:
-        return psycopg.connect(postgresql.connection_string(url))
+        try:
+            secret = postgresql.connection_string(url)
+        except TargetFaultError as error:
+            raise LpmStreamError(f"control store: {error}") from None
+        return psycopg.connect(secret)
 
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg", query={}), creator=connect, pool_pre_ping=True

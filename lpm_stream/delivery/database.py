@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 import polars as pl
-import sqlalchemy as sa
 
+from lpm_stream import database_url
 from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
@@ -90,16 +90,13 @@ def open_database(spec: FeedSpec, company: str, url: str) -> CompanyDatabase:
     Args:
         spec: the feed.
         company: the company's id.
-        url: a SQLAlchemy URL.
+        url: a SQLAlchemy URL, or a reference to one.
 
     Raises:
-        TargetFaultError: if it cannot be reached, or is another company's.
+        TargetFaultError: if its URL is none, or it cannot be reached, or is another company's.
         LpmStreamError: if it is of a kind that is not supported, or its driver is not installed.
     """
-    try:
-        parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError) as error:
-        raise LpmStreamError(f"the database URL of company {company!r} cannot be understood: {error}") from error
+    parsed = database_url.parse(url, f"the database of company {company!r}")
     if parsed.get_backend_name() == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise LpmStreamError(f"the database URL of company {company!r} names no file; use sqlite:///PATH")
