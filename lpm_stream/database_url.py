@@ -26,12 +26,12 @@ def parse(place: str, setting: str = "its database") -> sa.URL:
         url = sa.make_url(resolve(place, setting) if is_reference(place) else place)
     except (sa.exc.ArgumentError, ValueError):
         raise TargetFaultError(
-            f"{setting}: not a SQLAlchemy URL, like postgresql://USER@HOST/DATABASE; in a password, write %40 for @"
+            f"{setting}: not a SQLAlchemy URL, like postgresql://USER@HOST/DATABASE; in a password write %40 for @"
         ) from None
     except LpmStreamError as error:
         raise TargetFaultError(str(error)) from None
     if "@" in (url.host or ""):
-        raise TargetFaultError(f"{setting}: an @ too many; in a password, write %40 for @")
+        raise TargetFaultError(f"{setting}: an @ too many; in a password write %40 for @")
     return url
 
 

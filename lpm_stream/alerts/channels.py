@@ -41,6 +41,18 @@ def references(setting: str) -> tuple[str, ...]:
     return found
 
 
+def check(reference: str) -> str:
+    """Says that a channel is set up, without sending anything.
+
+    Raises:
+        LpmStreamError: if its reference leads to nothing, or to something that is no channel.
+    """
+    url = resolve(reference, _SETTING)
+    with _SENDING, _overheard():
+        _add(_apprise(), reference, url)
+    return "is set up; lpm-stream alerts test sends a sample"
+
+
 def send(reference: str, notification: Notification) -> None:
     """Sends a notification to a channel.
 
@@ -55,11 +67,9 @@ def send(reference: str, notification: Notification) -> None:
 
 
 def _notify(reference: str, url: str, notification: Notification) -> bool:
-    try:
-        from apprise import Apprise, NotifyFormat  # noqa: PLC0415 - only where it is needed is it installed
-    except ImportError as error:
-        raise LpmStreamError(_MISSING) from error
-    channel = Apprise()
+    channel = _apprise()
+    from apprise import NotifyFormat  # noqa: PLC0415 - see there
+
     _add(channel, reference, url)
     try:
         done = channel.notify(
@@ -72,6 +82,14 @@ def _notify(reference: str, url: str, notification: Notification) -> bool:
     except Exception as error:  # noqa: BLE001 - a plugin of many; whatever it is, it is one channel's trouble
         raise LpmStreamError(f"{reference}: not sent: {type(error).__name__}") from None
     return bool(done)
+
+
+def _apprise() -> "Apprise":
+    try:
+        from apprise import Apprise  # noqa: PLC0415 - only where it is needed is it installed
+    except ImportError as error:
+        raise LpmStreamError(_MISSING) from error
+    return Apprise()
 
 
 def _add(channel: "Apprise", reference: str, url: str) -> None:

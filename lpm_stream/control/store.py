@@ -54,6 +54,10 @@ class ControlStore:
             current = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
             if current == HEAD:
                 return
+            if current is not None and current > HEAD:
+                raise LpmStreamError(
+                    f"the control store is of a newer lpm_stream (schema {current}, not {HEAD}): install that"
+                )
         from lpm_stream.control.migrate import upgrade  # noqa: PLC0415 - Alembic only where there is work
 
         upgrade(connection)
