@@ -1,12 +1,16 @@
 """Database URLs, their references and their passwords, which no message repeats."""
 
+from contextlib import closing
+
 import pytest
 import sqlalchemy as sa
 
 from lpm_stream import database_url
 from lpm_stream.database_url import parse, require_no_secret, shown, with_password
-from lpm_stream.errors import TargetFaultError
+from lpm_stream.errors import LpmStreamError, TargetFaultError
 from lpm_stream.postgresql import connection_string
+from lpm_stream.settings import Settings
+from lpm_stream.stream import open_hub
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +104,20 @@ def test_places_are_shown_without_their_secrets():
     assert shown("postgresql://me:hush@host/db?password=hush") == "postgresql://me:***@host/db"
     assert shown("postgresql://me:pa@hush@host/db") == "(not a URL)"
     assert database_url.shown("sqlite:////x.db") == "sqlite:////x.db"
+
+
+def test_the_hubs_url_may_be_a_reference_whose_text_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setenv("HUB", f"local:{tmp_path}/hub")
+    settings = Settings.load(tmp_path).model_copy(update={"hub_url": "env:HUB"})
+    with closing(open_hub(settings)) as hub:
+        assert len(hub.partitions()) == settings.hub_partitions
+    monkeypatch.setenv("HUB", "hush:hush")
+    with pytest.raises(LpmStreamError, match="LPM_STREAM_HUB_URL: this kind of hub is not supported") as caught:
+        open_hub(settings)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_database_template_may_refer_to_a_secret_of_each_company(monkeypatch):
+    monkeypatch.setenv("LPM_STREAM_DATABASE_TEMPLATE", "env:URL_OF_{company}")
+    monkeypatch.setenv("URL_OF_ACME", "postgresql://me:hush@acme/db")
+    assert parse(Settings.load().database_url("ACME")).host == "acme"
