@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
 from lpm_stream.audit import postgresql, sqlite
 from lpm_stream.audit.buckets import HASH
@@ -18,6 +18,7 @@ from lpm_stream.audit.canonical import DATABASE, ODD, from_database, target_sche
 from lpm_stream.audit.report import KeyPart
 from lpm_stream.audit.scratch import one_line
 from lpm_stream.audit.sql import key_hash, quoted, streamed
+from lpm_stream.database_url import parse
 from lpm_stream.errors import TargetFaultError
 from lpm_stream.feed.spec import Column, ColumnType, FeedSpec
 
@@ -120,10 +121,7 @@ def database_rows(
 
 @contextmanager
 def _snapshot(url: str) -> Iterator[tuple[sa.Connection, Dialect]]:
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError as error:
-        raise TargetFaultError("its database URL is not a SQLAlchemy URL; correct it in the registry") from error
+    parsed = parse(url)
     dialect = _DIALECTS.get(parsed.get_backend_name())
     if dialect is None:
         raise TargetFaultError(
@@ -148,6 +146,8 @@ def _require_columns(connection: sa.Connection, spec: FeedSpec) -> None:
     stored = set(connection.execute(anything).keys())
     if lacking := [name for name in spec.column_names if name not in stored]:
         raise TargetFaultError(f"its table {spec.name} lacks the contract's columns {', '.join(lacking)}")
+    if held := [name for name in spec.withheld if name in stored]:
+        raise TargetFaultError(f"its table {spec.name} has columns it is not entitled to: {', '.join(held)}")
 
 
 def _statements(

@@ -14,6 +14,7 @@ from lpm_stream.cli import (
     demo,
     drains,
     load,
+    onboarding,
     quarantine,
     reconcile,
     simulate,
@@ -41,6 +42,8 @@ app.command()(load.backfill)
 app.command()(load.resync)
 app.command()(simulate.simulate)
 app.command()(reconcile.simulate_legacy)
+companies.app.command()(onboarding.add)
+companies.app.command()(onboarding.apply)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(companies.app, name="companies")
 app.add_typer(quarantine.app, name="quarantine")
