@@ -6,10 +6,18 @@ import dagster as dg
 
 from lpm_stream.control import registry
 from lpm_stream.errors import LpmStreamError
-from lpm_stream.partition import partition_key
+from lpm_stream.partition import company_id, partition_key
 from lpm_stream.stream import Stream
 
-__all__ = ["add_partition", "by_partition_key", "company_of", "new_partitions", "partition_key"]
+__all__ = [
+    "add_partition",
+    "by_partition_key",
+    "company_id",
+    "company_of",
+    "gone_partitions",
+    "new_partitions",
+    "partition_key",
+]
 
 
 def company_of(companies: Iterable[str], key: str) -> str:
@@ -50,3 +58,10 @@ def new_partitions(stream: Stream, instance: dg.DagsterInstance) -> list[str]:
     return [
         key for key in by_partition_key(registry.registered(stream.store, stream.spec.name)) if key not in known
     ]
+
+
+def gone_partitions(stream: Stream, instance: dg.DagsterInstance) -> list[str]:
+    """Partition keys of companies that are not served any more."""
+    known = set(instance.get_dynamic_partitions(stream.spec.company_column))
+    gone = (entry for entry in registry.read_all(stream.store) if entry.company.state == "offboarding")
+    return sorted(known.intersection(partition_key(entry.company.id) for entry in gone))
