@@ -114,7 +114,8 @@ def onboard(order: Order) -> list[Result]:
                         f"{step.remedy}"
                     ) from error
         registry.finish_onboarding(order.store, order.company.id)
-    return [result for stream in order.received for result in run_checks(stream, [order.company.id])]
+    begun = (stream for stream in order.received if DeltaTable.is_deltatable(stream.table))
+    return [result for stream in begun for result in run_checks(stream, [order.company.id])]
 
 
 def _require_fit(order: Order) -> None:
