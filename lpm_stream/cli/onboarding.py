@@ -139,13 +139,17 @@ def _order(streams: "Sequence[Stream]", company: "Company") -> "Iterator[Order]"
 
     stop = stop_on_signals()
     columns = (TextColumn("loading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=None, visible=False)
+    bar = Progress(*columns, console=err, transient=True)
+    task = bar.add_task("", total=None)
 
-        def progress(rows: int, total: int) -> None:
-            bar.update(task, completed=rows, total=total, visible=True)
+    def progress(rows: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=rows, total=total)
 
+    try:
         yield Order(company, streams, _add_partition, _tell, lambda: not stop.is_set(), progress)
+    finally:
+        bar.stop()
 
 
 def _tell(step: str, what: str) -> None:

@@ -40,6 +40,7 @@ def verify(
     from lpm_stream.control import leases
 
     with opened(home, feed, create=False) as stream:
+        companies = _companies(stream, company)
         running = leases.lease_name("deliver", stream.spec.name) in leases.holders(stream.store)
         with _progress() as progress:
             one = partial(
@@ -50,9 +51,7 @@ def verify(
                 settle_seconds=_SETTLE_SECONDS if running and version is None else 0,
                 progress=progress,
             )
-            report = audit_entitled(
-                stream.spec, _companies(stream, company), lambda spec, places: one(spec, databases=places)
-            )
+            report = audit_entitled(stream.spec, companies, lambda spec, places: one(spec, databases=places))
     if json_file:
         write_json(json_file, report)
     else:
