@@ -1,6 +1,7 @@
 """What a company may not get: kept out of its table, dropped from it, and granted later."""
 
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -8,12 +9,13 @@ from lpm_stream.change_company import change, drop_data, finish
 from lpm_stream.control import registry
 from lpm_stream.control.registry_file import Change
 from lpm_stream.delivery.backfill import backfill
-from lpm_stream.delivery.database import open_database
+from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.delivery.conftest import Place
 from lpm_stream_tests.delivery.databases import changes, merge, query, run
 from lpm_stream_tests.example import SPEC, append, create_table, deliver, orders, publish, stored
 
@@ -119,15 +121,15 @@ def test_data_is_dropped_of_companies_that_are_not_served_only(grouped):
         assert query(database, "SELECT count(*) FROM orders") == [(0,)]
 
 
-def opened(place, generation, *groups):
+def opened(place: Place, generation: int, *groups: str) -> closing[CompanyDatabase]:
     return closing(open_database(GROUPED, "A", place.url, Entitlement(groups, generation)))
 
 
-def has_note(database) -> bool:
+def has_note(database: CompanyDatabase) -> bool:
     return "note" in {str(name) for name, *_ in _described(database)}
 
 
-def _described(database):
+def _described(database: CompanyDatabase) -> list[tuple[Any, ...]]:
     if "Sqlite" in type(database).__name__:
         return query(database, "SELECT name FROM pragma_table_info('orders')")
     return query(database, "SELECT column_name::text FROM information_schema.columns WHERE table_name = 'orders'")

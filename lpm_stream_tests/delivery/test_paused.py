@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -90,9 +91,14 @@ def test_a_parked_company_that_is_removed_is_forgotten(stream):
 def test_the_registry_is_read_when_something_in_it_has_changed(stream, monkeypatch, changed):
     commit(stream, A="1")
     monkeypatch.setattr(worker, "_REGISTRY_SECONDS", -1.0)
-    reads = []
+    reads: list[object] = []
     whole = registry.served
-    monkeypatch.setattr(registry, "served", lambda *given: reads.append(1) or whole(*given))
+
+    def counted(*given: Any) -> dict[str, registry.Served]:
+        reads.append(given)
+        return whole(*given)
+
+    monkeypatch.setattr(registry, "served", counted)
     served = worker.Worker(stream.spec, stream.hub, stream.store, stream.settings, 1)
     for _ in range(3):
         assert served.is_registered("A")
