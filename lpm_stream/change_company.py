@@ -53,6 +53,8 @@ def change(
         registry.change(connection, wanted.before, wanted.after)
     if wanted.after.state == "offboarding":
         return ["not served any more"]
+    if not registry.touches_data(wanted.before, wanted.after):
+        return []
     return finish(streams, wanted.after, go_on=go_on, tell=tell)
 
 

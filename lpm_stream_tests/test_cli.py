@@ -64,19 +64,21 @@ def test_help_loads_nothing_that_only_the_work_needs(arguments):
 
 def test_companies_are_declared_in_a_file(tmp_path):
     file = tmp_path / "companies.yaml"
-    file.write_text("companies:\n  - id: ACME\n    groups: [sipreq]\n  - id: it's\n")
+    file.write_text("companies:\n  - id: ACME\n    groups: [sipreq]\n  - id: it's\n    state: paused\n")
     apply = ("companies", "apply", "-f", str(file))
     shown = run(tmp_path, *apply, "--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.splitlines() == ["+ ACME", "  + groups: [base, sipreq]", "+ it's", "  + groups: [base]"]
+    added = ["+ ACME", "  + groups: [base, sipreq]", "+ it's", "  + groups: [base]", "  + state: paused"]
+    assert shown.stdout.splitlines() == added
     assert run(tmp_path, "companies", "list").stdout == ""
     assert run(tmp_path, *apply, "--yes").returncode == 0
     assert run(tmp_path, *apply, "--yes").stdout == "nothing to change\n"
-    exported = run(tmp_path, "companies", "export").stdout
-    file.write_text(exported.replace("id: it's", "id: it's\n  state: paused"))
-    changed = run(tmp_path, *apply, "--yes")
-    assert changed.stdout.splitlines()[:2] == ["~ it's", "  + state: paused"]
+    file.write_text(run(tmp_path, "companies", "export").stdout.replace("state: paused", "state: active"))
+    assert run(tmp_path, *apply, typed="n\n").returncode == 1
     assert "state: paused" in run(tmp_path, "companies", "show", "it's").stdout
+    changed = run(tmp_path, *apply, typed="y\n").stdout.splitlines()
+    assert [line.strip() for line in changed] == ["~ it's", "- state: paused", 'company "it\'s": changed']
+    assert "state: paused" not in run(tmp_path, "companies", "show", "it's").stdout
     file.write_text("companies:\n  - id: ACME\n    grups: [base]\n")
     wrong = run(tmp_path, *apply)
     assert wrong.returncode == 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,12 +105,15 @@ def apply(
 def _applied(streams: "Sequence[Stream]", wanted: "Change") -> bool:
     """Makes one company what it is to be; whether that went well."""
     from lpm_stream.change_company import change, finish
+    from lpm_stream.control import registry
 
     company = wanted.after
     try:
         with _order(streams, company) as order:
             if wanted.before is None:
-                return _onboard(order)
+                well = _onboard(replace(order, company=company.model_copy(update={"state": "active"})))
+                registry.set_state(order.store, company.id, company.state)
+                return well
             if wanted.before == company:
                 done = finish(streams, company, go_on=order.go_on, tell=order.progress)
             else:

@@ -152,17 +152,23 @@ def change(connection: sa.Connection, before: Company, after: Company) -> None:
     if row is None or _company(row) != before:
         raise LpmStreamError(f"company {before.id!r} was changed by somebody else meanwhile: look, and try again")
     values = _values(after) | {"changed_at": _now(connection)}
-    if after.groups != before.groups or after.database != before.database:
+    if touches_data(before, after):
         values["generation"] = _next_generation(connection, before.id)
-    if needs_load(before, after):
+    if _needs_load(before, after):
         values["load_generation"] = values["generation"]
     connection.execute(companies.update().where(companies.c.company == before.id).values(**values))
 
 
-def needs_load(before: Company, after: Company) -> bool:
+def touches_data(before: Company, after: Company) -> bool:
+    """Whether a change concerns a company's database, and not only what is known of it."""
+    return (before.groups, before.feeds, before.database) != (after.groups, after.feeds, after.database)
+
+
+def _needs_load(before: Company, after: Company) -> bool:
     """Whether a change leaves a company with a table that lacks something."""
-    gained = set(after.groups) - set(before.groups) if EVERY_GROUP not in before.groups else set()
-    return bool(gained) or after.database != before.database
+    groups = EVERY_GROUP not in before.groups and bool(set(after.groups) - set(before.groups))
+    feeds = bool(before.feeds) and (not after.feeds or bool(set(after.feeds) - set(before.feeds)))
+    return groups or feeds or after.database != before.database
 
 
 def set_state(store: ControlStore, company: str, state: str) -> bool:

@@ -91,11 +91,19 @@ def as_yaml(companies: Sequence[Company]) -> str:
 def changes(entries: Sequence[Entry], wanted: Sequence[Company]) -> list[Change]:
     """What has to change so that the registry holds `wanted`; companies that it does not name stay as they are.
 
-    One whose onboarding was not finished counts as not registered.
+    One whose onboarding was not finished, or that was removed, counts as not registered.
     """
-    known = {entry.company.id: entry.company for entry in entries if entry.onboarded_at is not None}
+    known = {
+        entry.company.id: entry.company
+        for entry in entries
+        if entry.onboarded_at is not None and entry.company.state != "offboarding"
+    }
     found = [Change(known.get(company.id), company) for company in wanted]
-    return [change for change in found if change.before != change.after]
+    return [
+        change
+        for change in found
+        if change.before != change.after and (change.before or change.after.state != "offboarding")
+    ]
 
 
 def plain(company: Company) -> dict[str, Any]:

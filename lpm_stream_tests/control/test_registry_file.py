@@ -7,6 +7,7 @@ from lpm_stream.control import registry
 from lpm_stream.control.company import Company
 from lpm_stream.control.registry_file import Change, as_yaml, changes, read_file
 from lpm_stream.errors import SpecError
+from lpm_stream.settings import Settings
 from lpm_stream_tests.example import SPEC
 
 FEEDS = {"orders": SPEC}
@@ -124,6 +125,46 @@ def test_only_what_differs_changes(store):
     a, b = (entry.company for entry in entries)
     wanted = [a, b.model_copy(update={"name": "B & Co"}), Company(id="C")]
     assert changes(entries, wanted) == [Change(b, wanted[1]), Change(None, wanted[2])]
+
+
+def test_a_company_that_was_removed_counts_as_new(store):
+    registry.register(store, "A")
+    registry.set_state(store, "A", "offboarding")
+    entries = registry.read_all(store)
+    assert changes(entries, [Company(id="A")]) == [Change(None, Company(id="A"))]
+    assert changes(entries, [Company(id="A", state="offboarding")]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "loads"),
+    [
+        ({"groups": ("base", "notes")}, True),
+        ({"groups": ("all",)}, True),
+        ({"groups": ("base",)}, False),
+        ({"database": "env:X"}, True),
+        ({"feeds": ("f", "g")}, True),
+        ({"feeds": ()}, True),
+        ({"feeds": ("f",), "slo_seconds": 3.0, "labels": {"x": "y"}}, False),
+    ],
+)
+def test_what_a_change_takes_to_load(store, change, loads):
+    registry.register(store, "A")
+    start = registry.read(store, "A").company
+    before = start.model_copy(update={"groups": ("base", "more"), "feeds": ("f",)})
+    with store.write() as connection:
+        registry.change(connection, start, before)
+        registry.change(connection, before, before.model_copy(update=change))
+    assert registry.to_load(store, "f") == (["A"] if loads else [])
+
+
+def test_only_the_feeds_that_it_receives(store, tmp_path):
+    registry.register(store, "A")
+    before = registry.read(store, "A").company
+    with store.write() as connection:
+        registry.change(connection, before, before.model_copy(update={"feeds": ("f",), "slo_seconds": 9.0}))
+    assert (registry.registered(store, "f"), registry.registered(store, "g")) == (["A"], [])
+    assert registry.served(store, Settings.load(tmp_path), "g") == {}
+    assert registry.slos(store) == {"A": 9.0}
 
 
 def test_a_password_that_was_stored_before_is_not_shown(store):

@@ -106,7 +106,7 @@ def test_a_file_that_is_replaced_or_removed_while_open_is_noticed(database, path
     ("url", "said"),
     [
         ("nonsense", "not a SQLAlchemy URL"),
-        ("", "cannot be understood"),
+        ("", "not a SQLAlchemy URL"),
         ("mssql://host:port/x", "not a SQLAlchemy URL"),
         ("oracle://host/x", "'oracle' are not supported"),
         ("postgresql://host", "names no database"),
