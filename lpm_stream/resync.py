@@ -52,7 +52,7 @@ def begin_anew(stream: Stream) -> int:
         feed = stream.spec.name
         before = progress.read_cursor(stream.store, feed)
         epoch = max(int(datetime.now(UTC).timestamp() * 1000), before.epoch + 1 if before else 0)
-        companies = registry.registered(stream.store)
+        companies = registry.registered(stream.store, stream.spec.name)
         seen = source.commit_seen(version) or ""
         with stream.store.write() as connection:
             leases.check(connection, lease)

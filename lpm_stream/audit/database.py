@@ -146,6 +146,8 @@ def _require_columns(connection: sa.Connection, spec: FeedSpec) -> None:
     stored = set(connection.execute(anything).keys())
     if lacking := [name for name in spec.column_names if name not in stored]:
         raise TargetFaultError(f"its table {spec.name} lacks the contract's columns {', '.join(lacking)}")
+    if held := [name for name in spec.withheld if name in stored]:
+        raise TargetFaultError(f"its table {spec.name} has columns it is not entitled to: {', '.join(held)}")
 
 
 def _statements(

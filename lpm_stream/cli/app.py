@@ -16,6 +16,7 @@ from lpm_stream.cli import (
     doctor,
     drains,
     load,
+    onboarding,
     quarantine,
     reconcile,
     simulate,
@@ -45,6 +46,8 @@ app.command()(load.resync)
 app.command()(audit.audit)
 app.command()(simulate.simulate)
 app.command()(reconcile.simulate_legacy)
+companies.app.command()(onboarding.add)
+companies.app.command()(onboarding.apply)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(companies.app, name="companies")
 app.add_typer(quarantine.app, name="quarantine")

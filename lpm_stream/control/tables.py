@@ -50,6 +50,17 @@ companies = sa.Table(
     sa.Column("company", _ID, primary_key=True),
     sa.Column("database_url", sa.Unicode(2000)),
     sa.Column("registered_at", UtcDateTime, nullable=False),
+    sa.Column("name", sa.Unicode(200), nullable=False, server_default=""),
+    sa.Column("feeds", sa.Unicode(2000), nullable=False, server_default="[]"),
+    sa.Column("groups", sa.Unicode(2000), nullable=False, server_default='["all"]'),
+    sa.Column("slo_seconds", sa.Float),
+    sa.Column("state", sa.String(12), nullable=False, server_default="active"),
+    sa.Column("labels", sa.UnicodeText, nullable=False, server_default="{}"),
+    sa.Column("contacts", sa.UnicodeText, nullable=False, server_default="[]"),
+    sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("load_generation", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("onboarded_at", UtcDateTime),
+    sa.Column("changed_at", UtcDateTime),
 )
 
 cursors = sa.Table(
@@ -124,6 +135,7 @@ backfills = sa.Table(
     sa.Column("finished_at", UtcDateTime),
     sa.Column("outcome", sa.Unicode(2000), nullable=False),
     sa.Column("loaded_version", sa.BigInteger, nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 ledger = sa.Table(

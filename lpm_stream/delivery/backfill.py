@@ -8,7 +8,7 @@ backfill leaves a table that the stream brings to V by itself: its rows carry V,
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -70,8 +70,11 @@ def backfill(
         LpmStreamError: if the company is not registered or is being loaded already, or its rows cannot be read or
             written. The stream is released.
     """
-    with _lease(stream, company) as lease, stream.company_database(company) as database:
-        return _Backfill(stream, company, lease, database, go_on, tell).run(rebuild)
+    with _lease(stream, company) as lease:
+        served = stream.served(company)
+        with closing(stream.open_database(served)) as database:
+            work = _Backfill(stream, company, lease, database, go_on, tell)
+            return work.run(rebuild, served.entitlement.generation)
 
 
 class _Backfill:
@@ -95,8 +98,10 @@ class _Backfill:
         self._renewed = 0.0
         self._rebuild = False
         self._refused = 0
+        self._generation = 0
 
-    def run(self, rebuild: bool) -> Backfilled:
+    def run(self, rebuild: bool, generation: int) -> Backfilled:
+        self._generation = generation
         before = self._hold()
         state = None
         try:
@@ -150,8 +155,15 @@ class _Backfill:
     def _begin(self, snapshot: Snapshot) -> Backfill:
         total = snapshot.count(self._company)
         last = backfills.read(self._stream.store, self._stream.spec.name).get(self._company)
-        loaded = last.loaded_version if last else -1
-        state = Backfill(uuid.uuid4().hex, snapshot.version, 0, total, datetime.now(UTC), loaded_version=loaded)
+        state = Backfill(
+            uuid.uuid4().hex,
+            snapshot.version,
+            0,
+            total,
+            datetime.now(UTC),
+            loaded_version=last.loaded_version if last else -1,
+            generation=last.generation if last else 0,
+        )
         self._keep(state, begins=True)
         return state
 
@@ -179,7 +191,14 @@ class _Backfill:
     def _end_state(self, state: Backfill, outcome: str, loaded: int | None) -> None:
         feed = self._stream.spec.name
         loaded_version = state.loaded_version if loaded is None else loaded
-        ended = replace(state, finished_at=datetime.now(UTC), outcome=outcome, loaded_version=loaded_version)
+        generation = state.generation if loaded is None else self._generation
+        ended = replace(
+            state,
+            finished_at=datetime.now(UTC),
+            outcome=outcome,
+            loaded_version=loaded_version,
+            generation=generation,
+        )
         with self._stream.store.write() as connection:
             backfills.write(connection, feed, self._company, ended)
             if loaded is not None:  # what is still wrong was found wrong again

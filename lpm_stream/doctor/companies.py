@@ -9,6 +9,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from lpm_stream import database_url, postgresql
+from lpm_stream.control.registry import Served
 from lpm_stream.delivery.database import open_database
 from lpm_stream.delivery.slots import Slots
 from lpm_stream.doctor.outcome import NothingThereError, Outcome, examine
@@ -21,17 +22,17 @@ _SECONDS = 15.0  # longer than a lock is waited for
 Told = Callable[[int, int], None]
 
 
-def look_at_all(spec: FeedSpec, urls: Mapping[str, str], tell: Told) -> Iterator[Outcome]:
+def look_at_all(spec: FeedSpec, served: Mapping[str, Served], tell: Told) -> Iterator[Outcome]:
     """Looks at databases side by side, and yields the outcomes in the companies' order.
 
     Args:
         spec: the feed.
-        urls: company to where its database is.
+        served: the companies by id.
         tell: called with the number of databases looked at, and of all.
     """
     slots: Slots[Outcome] = Slots(_AT_ONCE, "doctor")
     try:
-        running = [slots.submit(partial(_outcome, spec, company, urls[company])) for company in sorted(urls)]
+        running = [slots.submit(partial(_outcome, spec, served[company])) for company in sorted(served)]
         for done, future in enumerate(running, start=1):
             yield future.result()
             tell(done, len(running))
@@ -39,22 +40,24 @@ def look_at_all(spec: FeedSpec, urls: Mapping[str, str], tell: Told) -> Iterator
         slots.close()
 
 
-def _outcome(spec: FeedSpec, company: str, place: str) -> Outcome:
-    fix = f"lpm-stream status shows since when; mend {database_url.shown(place)}, the stream goes on by itself"
-    look = partial(_look, spec, company, place)
-    return examine(f"database of {company!r}", look, fix=fix, seconds=_SECONDS)
+def _outcome(spec: FeedSpec, served: Served) -> Outcome:
+    shown = database_url.shown(served.database)
+    fix = f"lpm-stream status shows since when; mend {shown}, the stream goes on by itself"
+    look = partial(_look, spec, served)
+    return examine(f"database of {served.company!r}", look, fix=fix, seconds=_SECONDS)
 
 
-def _look(spec: FeedSpec, company: str, place: str) -> str:
+def _look(spec: FeedSpec, served: Served) -> str:
     """Reaches the database, and takes and gives back the right to write to a table that fits the contract.
 
     Raises:
         NothingThereError: if there is no database yet; looking makes none.
         LpmStreamError: if it cannot be delivered to.
     """
-    if not _is_there(database_url.parse(place)):
+    if not _is_there(database_url.parse(served.database)):
         raise NothingThereError("there is none yet; delivery makes it with the first rows")
-    with closing(open_database(spec, company, place)) as database, database.transaction() as transaction:
+    opened = closing(open_database(spec, served.company, served.database, served.entitlement))
+    with opened as database, database.transaction() as transaction:
         mark = transaction.watermark()
         transaction.merge(_no_rows(spec))
     return f"can be written, and fits the contract; it is at version {mark.version}"

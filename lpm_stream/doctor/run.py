@@ -97,13 +97,13 @@ def _of_store(settings: Settings, spec: FeedSpec, store: ControlStore | None, te
         return
     yield _examine("audit", partial(_audit, store), "ask who may write to the control store; keep a copy of it")
     try:
-        urls = registry.database_urls(store, settings)
+        served = registry.served(store, settings, spec.name)
     except LpmStreamError as error:
         yield Outcome("company databases", "failed", str(error), "see the control store")
         return
-    if not urls:
+    if not served:
         yield Outcome("company databases", "skipped", "no company is registered: lpm-stream companies add")
-    yield from companies.look_at_all(spec, urls, tell)
+    yield from companies.look_at_all(spec, served, tell)
 
 
 def _audit(store: ControlStore) -> str:
