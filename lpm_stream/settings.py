@@ -15,7 +15,10 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Settings(BaseSettings):
-    """The settings; each field `x` is the environment variable `LPM_STREAM_X`."""
+    """The settings; each field `x` is the environment variable `LPM_STREAM_X`.
+
+    References are as in `secret.resolve`; the hub's URL and those of databases may be references as well.
+    """
 
     model_config = SettingsConfigDict(env_prefix="LPM_STREAM_", frozen=True, extra="forbid")
 
@@ -40,13 +43,11 @@ class Settings(BaseSettings):
     legacy_known_hosts: Path = Field(
         Path("~/.ssh/known_hosts"), description="the host keys that an sftp:// server must have one of"
     )
-    legacy_key: str = Field("", description="the private key for sftp://, as env:NAME or file:PATH")
-    legacy_password: str = Field(
-        "", description="the password for sftp:// where there is no key, as env:NAME or file:PATH"
-    )
+    legacy_key: str = Field("", description="the private key for sftp://, by reference")
+    legacy_password: str = Field("", description="the password for sftp:// where there is no key, by reference")
     alert_urls: str = Field(
         "",
-        description="where alerts go: references env:NAME or file:PATH to Apprise URLs (mailto://, slack://, "
+        description="where alerts go: references to Apprise URLs (mailto://, slack://, "
         "msteams://, jsons:// and so on), with blanks between them",
     )
     alert_reminder_hours: float = Field(4, gt=0, description="pause between reminders of an open incident")
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     dagster_url: str = Field(
         "http://localhost:3000", description="address of Dagster's UI, for the links in alerts"
     )
+    user: str = Field("", description="who works here, for the audit beside the account and host")
     slots: int = Field(4, ge=1, description="company databases written at the same time")
     poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
     tick_seconds: float = Field(14, gt=0, lt=55, description="how long one Dagster sensor tick drains")

@@ -17,7 +17,7 @@ from lpm_stream.stream import Stream
 _WINDOW = timedelta(minutes=5)
 _LOOKED_AT = 200  # messages of a partition, to tell how late each company is
 
-State = Literal["streaming", "idle", "waiting", "parked"]
+State = Literal["streaming", "idle", "waiting", "parked", "paused"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CompanyStatus:
     Attributes:
         company: its id.
         state: streaming (delivered within the last minutes), idle (nothing to deliver), waiting (registered, and
-            nothing delivered yet), parked.
+            nothing delivered yet), parked, paused (somebody wants its changes to wait).
         changes: number of changes delivered, ever.
         lag_seconds: age of its oldest published change that is not delivered; 0 if there is none.
         p50: seconds from commit to applied, over the last minutes; None without traffic.
@@ -138,11 +138,12 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
         company: one for company, one in backfills.read(stream.store, feed).items() if one.finished_at is None
     }
     holders = leases.holders(stream.store)
+    paused = registry.paused(stream.store)
     statuses = []
-    for company in registry.registered(stream.store):
+    for company in registry.registered(stream.store, stream.spec.name):
         recent = lately.get(company, Latencies())
         newest = delivered.get(company)
-        state = _state(company in parked, newest, now)
+        state = "paused" if company in paused else _state(company in parked, newest, now)
         waiting_since = backlog.since.get(company, backlog.oldest)
         if company in parked:
             waiting_since = parked[company].committed_at

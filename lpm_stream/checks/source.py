@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+from lpm_stream.audit.entitled import audit_entitled
 from lpm_stream.audit.report import AuditReport, CompanyAudit
 from lpm_stream.audit.run import audit
 from lpm_stream.checks.result import MOST_EXAMPLES, Result, severity
 from lpm_stream.control import parking, progress, registry
+from lpm_stream.control.registry import Served
 from lpm_stream.errors import SourceError
 from lpm_stream.feed.checks import CheckName
+from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.stream import Stream
 
 _SETTLE_SECONDS = 15.0  # for what is in hand while the stream runs
@@ -26,34 +29,37 @@ def complete_against_source(stream: Stream, companies: Sequence[str], now: datet
     Raises:
         SourceError: if the source table cannot be read.
     """
-    urls = registry.database_urls(stream.store, stream.settings)
+    served = registry.served(stream.store, stream.settings, stream.spec.name)
     parked = parking.read_parked(stream.store, stream.spec.name)
     delivered = progress.read_deliveries(stream.store, stream.spec.name)
-    at: dict[int | None, dict[str, str]] = {}
+    at: dict[int | None, list[Served]] = {}
     for company in companies:
         newest = delivered.get(company)
         version = newest.version if company in parked and newest else None
-        at.setdefault(version, {})[company] = urls[company]
-    for version, databases in at.items():
+        at.setdefault(version, []).append(served[company])
+    for version, those in at.items():
         try:
-            report = _audit(stream, databases, version)
+            report = _audit(stream, those, version)
         except SourceError as error:
             if version is None:
                 raise
-            yield from (_untold(stream, company, error) for company in databases)
+            yield from (_untold(stream, one.company, error) for one in those)
             continue
         yield from (_result(stream, report, one) for one in report.companies)
 
 
-def _audit(stream: Stream, databases: Mapping[str, str], version: int | None) -> AuditReport:
-    return audit(
-        stream.spec,
-        stream.table,
-        databases,
-        version=version,
-        scratch=stream.settings.home / "scratch",
-        settle_seconds=_SETTLE_SECONDS if version is None else 0,
-    )
+def _audit(stream: Stream, companies: Sequence[Served], version: int | None) -> AuditReport:
+    def one(spec: FeedSpec, databases: Mapping[str, str]) -> AuditReport:
+        return audit(
+            spec,
+            stream.table,
+            databases,
+            version=version,
+            scratch=stream.settings.home / "scratch",
+            settle_seconds=_SETTLE_SECONDS if version is None else 0,
+        )
+
+    return audit_entitled(stream.spec, companies, one)
 
 
 def _untold(stream: Stream, company: str, error: SourceError) -> Result:

@@ -9,11 +9,14 @@ from rich.text import Text
 
 from lpm_stream.cli import (
     alerts,
+    audit,
     check,
     companies,
     demo,
+    doctor,
     drains,
     load,
+    onboarding,
     quarantine,
     reconcile,
     simulate,
@@ -31,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(status.status)
+app.command()(doctor.doctor)
 app.command()(drains.relay)
 app.command()(drains.publish)
 app.command()(drains.deliver)
@@ -39,8 +43,11 @@ app.command()(reconcile.reconcile)
 app.command()(check.check)
 app.command()(load.backfill)
 app.command()(load.resync)
+app.command()(audit.audit)
 app.command()(simulate.simulate)
 app.command()(reconcile.simulate_legacy)
+companies.app.command()(onboarding.add)
+companies.app.command()(onboarding.apply)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(companies.app, name="companies")
 app.add_typer(quarantine.app, name="quarantine")

@@ -16,7 +16,13 @@ from lpm_stream.cli.common import Feed, Home, Json, console, opened, write_json
 if TYPE_CHECKING:
     from lpm_stream.status import CompanyStatus, Status
 
-_STATE_STYLES = {"streaming": "green", "idle": "dim", "waiting": "yellow", "parked": "bold red"}
+_STATE_STYLES = {
+    "streaming": "green",
+    "idle": "dim",
+    "waiting": "yellow",
+    "parked": "bold red",
+    "paused": "yellow",
+}
 _SHOWN = 40  # companies; those with something to say come first
 
 

@@ -96,7 +96,7 @@ def _runs_failed(stream: Stream, instance: dg.DagsterInstance, now: datetime) ->
     for record in instance.get_run_records(failures, limit=_RUNS):  # the newest first
         if _is_of(stream.spec, record):
             newest.setdefault(_job_and_partition(record), record)
-    companies = by_partition_key(registry.registered(stream.store)) if newest else {}
+    companies = by_partition_key(registry.registered(stream.store, stream.spec.name)) if newest else {}
     for (job, partition), record in newest.items():
         if _was_made_up_for(instance, record):
             continue

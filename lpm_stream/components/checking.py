@@ -38,7 +38,7 @@ def check_now(
         LpmStreamError: as `run_checks` does.
     """
     with open_stream(Settings.load(), spec) as stream:
-        registered = registry.registered(stream.store)
+        registered = registry.registered(stream.store, stream.spec.name)
         if context.has_partition_key:
             companies = [company_of(registered, context.partition_key)]
         _add_partitions(stream, context.instance)

@@ -19,7 +19,7 @@ from lpm_stream.control import leases, parking, progress
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
 from lpm_stream.control.store import ControlStore
-from lpm_stream.delivery.apply import HeldError
+from lpm_stream.delivery.apply import WaitsError
 from lpm_stream.delivery.lanes import Lane, Outcome
 from lpm_stream.delivery.loss import LossCheck
 from lpm_stream.delivery.slots import Slots
@@ -293,7 +293,7 @@ class _Drain:
             self._park(lane, str(error))
         except ChangesMissingError as error:
             self._read_again(lane, error)
-        except HeldError as error:
+        except WaitsError as error:
             self._park(lane, str(error), "held")
         except LpmStreamError as error:
             self._park(lane, str(error))

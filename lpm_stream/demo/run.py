@@ -152,7 +152,7 @@ def _audited(stream: Stream, simulator: Simulator, streamed: _Streamed) -> Resul
         company: latencies.since(streamed.before.get(company, Latencies()))
         for company, latencies in ledger.read(stream.store, stream.spec.name).items()
     }
-    databases = registry.database_urls(stream.store, stream.settings)
+    databases = registry.database_urls(stream.store, stream.settings, stream.spec.name)
     return result_of(
         committed=simulator.committed.changes,
         received=received,

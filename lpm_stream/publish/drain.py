@@ -253,7 +253,7 @@ class Publisher:
             yield batch
 
     def _registered(self) -> frozenset[str]:
-        return frozenset(registry.registered(self._store))
+        return frozenset(registry.registered(self._store, self._spec.name))
 
     def _send(self, outbox: _Outbox, done: Published) -> None:
         self._hub.send(outbox.messages)
