@@ -101,8 +101,8 @@ def onboard(order: Order) -> list[Result]:
         LpmStreamError: if it cannot begin: what was said about the company is wrong, it is onboarded already, or
             somebody else is at it.
     """
-    _require_fit(order)
     with _alone(order):
+        _require_fit(order)
         generation = registry.generation_for(order.store, order.company)
         for step in _STEPS:
             for stream in order.received:
