@@ -5,7 +5,7 @@ from contextlib import closing
 
 import sqlalchemy as sa
 
-from lpm_stream.control import audit, registry, tables
+from lpm_stream.control import audit, entries, registry, tables
 from lpm_stream.control.company import Company
 from lpm_stream.control.registry_file import Change
 from lpm_stream.delivery.backfill import backfill
@@ -50,10 +50,10 @@ def change(
     """
     assert wanted.before is not None  # noqa: S101 - new ones are onboarded
     with streams[0].store.write() as connection:
-        registry.change(connection, wanted.before, wanted.after)
+        entries.change(connection, wanted.before, wanted.after)
     if wanted.after.state == "offboarding":
         return ["not served any more"]
-    if not registry.touches_data(wanted.before, wanted.after):
+    if not entries.touches_data(wanted.before, wanted.after):
         return []
     return finish(streams, wanted.after, go_on=go_on, tell=tell)
 
@@ -81,11 +81,11 @@ def drop_data(streams: Sequence[Stream], company: Company) -> None:
         LpmStreamError: if the company is still served, or its database cannot be written.
     """
     store, settings = streams[0].store, streams[0].settings
-    if registry.read(store, company.id).company.state != "offboarding":
+    if entries.read(store, company.id).company.state != "offboarding":
         raise LpmStreamError(f"company {company.id!r} is still served: lpm-stream companies remove")
     place = registry.database_place(company.id, company.database, settings)
     for stream in streams:
-        served = registry.Served(company.id, place, registry.entitlement_of(store, company.id))
+        served = registry.Served(company.id, place, entries.entitlement_of(store, company.id))
         with closing(stream.open_database(served)) as database, database.transaction() as transaction:
             transaction.drop()
     with store.write() as connection:

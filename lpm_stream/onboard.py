@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from lpm_stream.checks.result import Result
 from lpm_stream.checks.run import run_checks
-from lpm_stream.control import backfills, leases, parking, registry
+from lpm_stream.control import backfills, entries, leases, parking, registry
 from lpm_stream.control.company import Company
 from lpm_stream.control.registry_file import unfit
 from lpm_stream.control.store import ControlStore
@@ -101,9 +101,9 @@ def onboard(order: Order) -> list[Result]:
         LpmStreamError: if it cannot begin: what was said about the company is wrong, it is onboarded already, or
             somebody else is at it.
     """
-    _require_fit(order)
     with _alone(order):
-        generation = registry.generation_for(order.store, order.company)
+        _require_fit(order)
+        generation = entries.generation_for(order.store, order.company)
         for step in _STEPS:
             for stream in order.received:
                 try:
@@ -113,7 +113,7 @@ def onboard(order: Order) -> list[Result]:
                         f"onboarding of company {order.company.id!r} has stopped at step '{step.name}': {error}. "
                         f"{step.remedy}"
                     ) from error
-        registry.finish_onboarding(order.store, order.company.id)
+        entries.finish_onboarding(order.store, order.company.id)
     begun = (stream for stream in order.received if DeltaTable.is_deltatable(stream.table))
     return [result for stream in begun for result in run_checks(stream, [order.company.id])]
 
@@ -125,7 +125,7 @@ def _require_fit(order: Order) -> None:
     if company.state != "active":
         raise LpmStreamError(f"company {company.id!r}: a company is onboarded as active; pause it afterwards")
     with order.store.read() as connection:
-        registry.require_new(connection, company.id)
+        entries.require_new(connection, company.id)
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def _make_database(order: Order, stream: Stream, generation: int) -> str:
 def _register(order: Order, stream: Stream, generation: int) -> str:
     if stream is order.received[0]:
         with order.store.write() as connection:
-            registry.add(connection, order.company, generation)
+            entries.add(connection, order.company, generation)
     return f"its changes are published from now on, with columns {', '.join(order.company.groups)}"
 
 
@@ -168,7 +168,7 @@ def _load_history(order: Order, stream: Stream, generation: int) -> str:  # noqa
     company, feed = order.company.id, stream.spec.name
     if not DeltaTable.is_deltatable(stream.table):
         return f"table {stream.table} does not exist yet: there is none"
-    entry, last = registry.read(stream.store, company), backfills.read(stream.store, feed).get(company)
+    entry, last = entries.read(stream.store, company), backfills.read(stream.store, feed).get(company)
     if last and last.outcome == "loaded" and last.started_at > entry.registered_at:
         return f"{last.total_rows:,} rows were loaded before"
     done = backfill(stream, company, rebuild=False, go_on=order.go_on, tell=order.progress)

@@ -12,7 +12,7 @@ from lpm_stream.alerts import incidents
 from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.look import Look
 from lpm_stream.cli.app import app
-from lpm_stream.control import audit, quarantine, registry
+from lpm_stream.control import audit, entries, quarantine
 from lpm_stream.control.company import Company
 from lpm_stream.control.quarantine import Refused
 from lpm_stream.control.registry import register
@@ -54,13 +54,13 @@ def test_a_registration_once(stream):
 def test_what_happens_to_a_company(stream):
     company = Company(id="NEW", groups=("base",))
     with stream.store.write() as connection:
-        registry.add(connection, company, 1)
-    registry.finish_onboarding(stream.store, "NEW")
+        entries.add(connection, company, 1)
+    entries.finish_onboarding(stream.store, "NEW")
     after = company.model_copy(update={"groups": ("all",), "contacts": ("me@example.org",)})
     with stream.store.write() as connection:
-        registry.change(connection, company, after)
+        entries.change(connection, company, after)
     for state in ("paused", "paused", "active", "offboarding"):
-        registry.set_state(stream.store, "NEW", state)
+        entries.set_state(stream.store, "NEW", state)
     found = audit.entries(stream.store, company="NEW")
     assert [one.action for one in found] == ["onboard", "onboarded", "entitlement", "pause", "resume", "remove"]
     assert found[0].details == {"groups": "base", "feeds": "all"}

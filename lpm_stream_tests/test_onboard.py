@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lpm_stream import onboard as onboarding
-from lpm_stream.control import leases, progress, registry
+from lpm_stream.control import entries, leases, progress, registry
 from lpm_stream.control.company import Company
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.onboard import OnboardingError, Order, failed, onboard, plan
@@ -52,7 +52,7 @@ def test_a_company_is_onboarded_and_streams(stream, order, said):
     deliver(stream)
     assert_delivered(stream, ["NEW", "A"])
     assert progress.read_incomplete(stream.store, "orders") == {}
-    assert registry.read(stream.store, "NEW").onboarded_at is not None
+    assert entries.read(stream.store, "NEW").onboarded_at is not None
 
 
 def test_a_plan_touches_nothing(stream, order):
@@ -80,7 +80,7 @@ def test_what_has_failed_goes_on_from_there(stream, order, monkeypatch, step):
         patch.setattr(onboarding, "_STEPS", broken)
         with pytest.raises(OnboardingError, match=rf"'NEW'.*step '{step}': out of order.*do the same again"):
             onboard(order)
-    assert registry.read(stream.store, "NEW").onboarded_at is None
+    assert entries.read(stream.store, "NEW").onboarded_at is None
     append(stream.table, orders(["5"], "NEW"))
     publish(stream)
     deliver(stream)
@@ -91,7 +91,7 @@ def test_what_has_failed_goes_on_from_there(stream, order, monkeypatch, step):
 def test_history_that_was_loaded_is_not_loaded_again(stream, order, said, monkeypatch):
     broken = replace(order, add_partition=lambda *_: "")
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "finish_onboarding", lambda *_: (_ for _ in ()).throw(LpmStreamError("killed")))
+        patch.setattr(entries, "finish_onboarding", lambda *_: (_ for _ in ()).throw(LpmStreamError("killed")))
         with pytest.raises(LpmStreamError, match="killed"):
             onboard(broken)
     said.clear()
@@ -174,7 +174,7 @@ def test_what_there_is_not_is_refused(stream, order, wrong, message):
 
 def test_a_company_that_was_removed_is_counted_and_can_come_back(stream, order):
     onboard(order)
-    registry.set_state(stream.store, "NEW", "offboarding")
+    entries.set_state(stream.store, "NEW", "offboarding")
     append(stream.table, orders(["5", "6"], ["NEW", "A"]))
     publish(stream)
     deliver(stream)

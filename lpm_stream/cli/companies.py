@@ -13,7 +13,7 @@ from lpm_stream.cli.common import Home, Json, console, err, opened_all, write_js
 from lpm_stream.errors import LpmStreamError
 
 if TYPE_CHECKING:
-    from lpm_stream.control.registry import Entry
+    from lpm_stream.control.entries import Entry
 
 app = typer.Typer(help="The companies that are served.", no_args_is_help=True)
 
@@ -30,27 +30,27 @@ def list_(
     json_file: Json = None,
 ) -> None:
     """List the registered companies."""
-    from lpm_stream.control import registry
+    from lpm_stream.control import entries
     from lpm_stream.control.registry_file import plain
 
     with opened_all(home, create=False) as streams:
-        entries = [
+        known = [
             entry
-            for entry in registry.read_all(streams[0].store)
+            for entry in entries.read_all(streams[0].store)
             if everything or entry.company.state != "offboarding"
         ]
     if json_file:
-        write_json(json_file, [plain(entry.company) | {"state": entry.company.state} for entry in entries])
+        write_json(json_file, [plain(entry.company) | {"state": entry.company.state} for entry in known])
     elif long:
-        console.print(_table(entries))
+        console.print(_table(known))
     else:
-        for entry in entries:
+        for entry in known:
             console.print(Text(entry.company.id), soft_wrap=True)
 
 
-def _table(entries: "list[Entry]") -> Table:
+def _table(known: "list[Entry]") -> Table:
     table = Table("company", "name", "state", "columns", "since", box=None, header_style="bold")
-    for entry in entries:
+    for entry in known:
         company = entry.company
         state = company.state if entry.onboarded_at else "onboarding unfinished"
         since = f"{entry.registered_at:%Y-%m-%d}"
@@ -61,11 +61,11 @@ def _table(entries: "list[Entry]") -> Table:
 @app.command()
 def show(company: Id, home: Home = None, json_file: Json = None) -> None:
     """Show what is known of a company."""
-    from lpm_stream.control import registry
+    from lpm_stream.control import entries, registry
     from lpm_stream.control.registry_file import as_yaml, plain
 
     with opened_all(home, create=False) as streams:
-        entry = registry.read(streams[0].store, company)
+        entry = entries.read(streams[0].store, company)
         lacking = [
             one.spec.name for one in streams if company in registry.to_load(streams[0].store, one.spec.name)
         ]
@@ -88,11 +88,11 @@ def export(
     home: Home = None,
 ) -> None:
     """Write the registry as YAML, as `apply` reads it; companies that were removed are left out."""
-    from lpm_stream.control import registry
+    from lpm_stream.control import entries
     from lpm_stream.control.registry_file import as_yaml
 
     with opened_all(home, create=False) as streams:
-        known = [entry.company for entry in registry.read_all(streams[0].store)]
+        known = [entry.company for entry in entries.read_all(streams[0].store)]
     text = as_yaml([company for company in known if company.state != "offboarding"])
     if str(file) == "-":
         console.print(Text(text), end="", soft_wrap=True)
@@ -129,15 +129,15 @@ def remove(
 
     What comes for it from then on is counted and shown, as for any company that nobody has registered.
     """
-    from lpm_stream.control import registry
+    from lpm_stream.control import entries
 
     with opened_all(home, create=False) as streams:
-        found = registry.read(streams[0].store, company).company
+        found = entries.read(streams[0].store, company).company
         if drop_data:
             err.print(Text(f"this drops every row that {company!r} has received; its id, to go on:"), end=" ")
             if typer.get_text_stream("stdin").readline().rstrip("\r\n") != company:
                 raise LpmStreamError("that is not its id: nothing was done")
-        changed = registry.set_state(streams[0].store, company, "offboarding")
+        changed = entries.set_state(streams[0].store, company, "offboarding")
         console.print(Text(f"company {company!r} is {'not served any more' if changed else 'removed already'}"))
         if drop_data:
             from lpm_stream.change_company import drop_data as drop
@@ -148,10 +148,10 @@ def remove(
 
 
 def _set_state(home: Path | None, company: str, state: str) -> bool:
-    from lpm_stream.control import parking, registry
+    from lpm_stream.control import entries, parking
 
     with opened_all(home, create=False) as streams:
-        changed = registry.set_state(streams[0].store, company, state)
+        changed = entries.set_state(streams[0].store, company, state)
         for stream in streams:
             parking.try_now(stream.store, stream.spec.name, company)
     return changed

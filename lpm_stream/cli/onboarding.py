@@ -75,13 +75,13 @@ def apply(
     home: Home = None,
 ) -> None:
     """Bring the registry to what a YAML file says; companies that it does not name stay as they are."""
-    from lpm_stream.control import registry
+    from lpm_stream.control import entries, registry
     from lpm_stream.control.registry_file import Change, changes, read_file
 
     with opened_all(home) as streams:
         wanted = read_file(file, {stream.spec.name: stream.spec for stream in streams})
         store = streams[0].store
-        found = changes(registry.read_all(store), wanted)
+        found = changes(entries.read_all(store), wanted)
         unfinished = {name for stream in streams for name in registry.to_load(store, stream.spec.name)}
         rest = [one for one in wanted if one.id in unfinished - {change.after.id for change in found}]
         for change in found:
@@ -105,14 +105,14 @@ def apply(
 def _applied(streams: "Sequence[Stream]", wanted: "Change") -> bool:
     """Makes one company what it is to be; whether that went well."""
     from lpm_stream.change_company import change, finish
-    from lpm_stream.control import registry
+    from lpm_stream.control import entries
 
     company = wanted.after
     try:
         with _order(streams, company) as order:
             if wanted.before is None:
                 well = _onboard(replace(order, company=company.model_copy(update={"state": "active"})))
-                registry.set_state(order.store, company.id, company.state)
+                entries.set_state(order.store, company.id, company.state)
                 return well
             if wanted.before == company:
                 done = finish(streams, company, go_on=order.go_on, tell=order.progress)
@@ -175,7 +175,7 @@ def _company(**said: object) -> "Company":
     from pydantic import ValidationError
 
     from lpm_stream.control.company import Company
-    from lpm_stream.control.registry import said as explained
+    from lpm_stream.control.company import said as explained
 
     try:
         return Company.model_validate(said)

@@ -10,8 +10,8 @@ from lpm_stream.components.actor import acting
 from lpm_stream.components.cursors import read_cursor
 from lpm_stream.components.partitions import add_partition, company_id, partition_key
 from lpm_stream.components.stopping import until_told_to_stop
-from lpm_stream.control import registry
-from lpm_stream.control.company import Company
+from lpm_stream.control import entries
+from lpm_stream.control.company import Company, said
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import BASE_GROUP, FeedSpec
 from lpm_stream.settings import Settings
@@ -137,7 +137,7 @@ def onboard_tick(specs: Sequence[FeedSpec], context: dg.SensorEvaluationContext)
     names = sorted({spec.company_column for spec in specs})
     keys = {key for name in names for key in context.instance.get_dynamic_partitions(name)}
     with _opened(specs[:1]) as [stream]:
-        known = {partition_key(entry.company.id) for entry in registry.read_all(stream.store)}
+        known = {partition_key(entry.company.id) for entry in entries.read_all(stream.store)}
     unfit = sorted(key for key in keys - known if partition_key(company_id(key)) != key)
     new = sorted(keys - known - set(unfit))
     requests = [_request(key) for key in new if key not in cursor.asked]
@@ -169,7 +169,7 @@ def _company(config: OnboardConfig) -> Company:
             contacts=tuple(config.contacts),
         )
     except ValidationError as error:
-        raise LpmStreamError(registry.said(error)) from None
+        raise LpmStreamError(said(error)) from None
 
 
 def _progress(tell: Callable[[str, str], None]) -> Callable[[int, int], None]:

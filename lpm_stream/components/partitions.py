@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from lpm_stream.control import registry
+from lpm_stream.control import entries, registry
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.partition import company_id, partition_key
 from lpm_stream.stream import Stream
@@ -63,5 +63,5 @@ def new_partitions(stream: Stream, instance: dg.DagsterInstance) -> list[str]:
 def gone_partitions(stream: Stream, instance: dg.DagsterInstance) -> list[str]:
     """Partition keys of companies that are not served any more."""
     known = set(instance.get_dynamic_partitions(stream.spec.company_column))
-    gone = (entry for entry in registry.read_all(stream.store) if entry.company.state == "offboarding")
+    gone = (entry for entry in entries.read_all(stream.store) if entry.company.state == "offboarding")
     return sorted(known.intersection(partition_key(entry.company.id) for entry in gone))

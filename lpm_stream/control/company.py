@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from lpm_stream.database_url import require_no_secret
 from lpm_stream.feed.spec import BASE_GROUP, EVERY_GROUP, LONGEST_COMPANY_ID, Name
@@ -63,3 +63,13 @@ class Company(BaseModel):
     @classmethod
     def _feeds_in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(value)))
+
+
+def said(error: ValidationError) -> str:
+    """What is wrong with a company, in one line."""
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False):
+        text = str(problem["msg"]).removeprefix("Value error, ")
+        field = ".".join(map(str, problem["loc"]))
+        problems.append(text if field == "id" else f"{field}: {text}")
+    return "; ".join(problems)

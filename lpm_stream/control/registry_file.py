@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from lpm_stream.control.company import Company
-from lpm_stream.control.registry import Entry
+from lpm_stream.control.entries import Entry
 from lpm_stream.database_url import require_no_secret, shown
 from lpm_stream.errors import SpecError
 from lpm_stream.feed.spec import BASE_GROUP, EVERY_GROUP, FeedSpec

@@ -7,7 +7,7 @@ import pytest
 
 from lpm_stream.components.onboarding import onboard_job, onboard_sensor
 from lpm_stream.components.partitions import partition_key
-from lpm_stream.control import registry
+from lpm_stream.control import entries, registry
 from lpm_stream.errors import LpmStreamError
 from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish
 
@@ -40,7 +40,7 @@ def tick(stream, instance: dg.DagsterInstance) -> Any:
 def test_a_job_onboards(stream, instance, run):
     run(company=COMPANY, name="C & Co")
     assert instance.get_dynamic_partitions("customer") == [partition_key(COMPANY)]
-    assert registry.read(stream.store, COMPANY).company.name == "C & Co"
+    assert entries.read(stream.store, COMPANY).company.name == "C & Co"
     assert_delivered(stream, [COMPANY])
 
 
@@ -78,7 +78,7 @@ def test_a_partition_that_somebody_adds_is_onboarded(stream, instance, run, tick
 
 
 def test_a_company_that_was_removed_is_not_taken_in_again(stream, instance, tick):
-    registry.set_state(stream.store, "A", "offboarding")
+    entries.set_state(stream.store, "A", "offboarding")
     instance.add_dynamic_partitions("customer", ["A"])
     assert not tick().run_requests
 

@@ -11,7 +11,8 @@ from deltalake import DeltaTable, write_deltalake
 from lpm_stream.components.partitions import partition_key
 from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, ledger, parking
-from lpm_stream.control.registry import register, set_state
+from lpm_stream.control.entries import set_state
+from lpm_stream.control.registry import register
 from lpm_stream.errors import HubError, SchemaError
 from lpm_stream_tests.example import SPEC, START, append, assert_delivered, deliver, orders, publish
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from lpm_stream.control import registry
-from lpm_stream.control.company import Company
+from lpm_stream.control import entries, registry
+from lpm_stream.control.company import Company, said
 from lpm_stream.control.registry_file import Change, as_yaml, changes, read_file
 from lpm_stream.errors import SpecError
 from lpm_stream.settings import Settings
@@ -90,9 +90,9 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_password_is_refused_and_not_repeated(tmp_path, database):
     with pytest.raises(ValidationError) as caught:
         Company(id="A", database=database)
-    said = registry.said(caught.value)
-    assert "give a reference for it" in said
-    assert "hush" not in said
+    message = said(caught.value)
+    assert "give a reference for it" in message
+    assert "hush" not in message
     with pytest.raises(SpecError, match=r"companies.yaml:3: database: .*env:NAME") as in_file:
         read_file(written(tmp_path, f"companies:\n  - id: A\n    database: {database}\n"), FEEDS)
     assert "hush" not in str(in_file.value)
@@ -121,18 +121,18 @@ def test_the_difference_is_shown_field_by_field():
 def test_only_what_differs_changes(store):
     registry.register(store, "A")
     registry.register(store, "B")
-    entries = registry.read_all(store)
-    a, b = (entry.company for entry in entries)
+    known = entries.read_all(store)
+    a, b = (entry.company for entry in known)
     wanted = [a, b.model_copy(update={"name": "B & Co"}), Company(id="C")]
-    assert changes(entries, wanted) == [Change(b, wanted[1]), Change(None, wanted[2])]
+    assert changes(known, wanted) == [Change(b, wanted[1]), Change(None, wanted[2])]
 
 
 def test_a_company_that_was_removed_counts_as_new(store):
     registry.register(store, "A")
-    registry.set_state(store, "A", "offboarding")
-    entries = registry.read_all(store)
-    assert changes(entries, [Company(id="A")]) == [Change(None, Company(id="A"))]
-    assert changes(entries, [Company(id="A", state="offboarding")]) == []
+    entries.set_state(store, "A", "offboarding")
+    known = entries.read_all(store)
+    assert changes(known, [Company(id="A")]) == [Change(None, Company(id="A"))]
+    assert changes(known, [Company(id="A", state="offboarding")]) == []
 
 
 @pytest.mark.parametrize(
@@ -149,19 +149,19 @@ def test_a_company_that_was_removed_counts_as_new(store):
 )
 def test_what_a_change_takes_to_load(store, change, loads):
     registry.register(store, "A")
-    start = registry.read(store, "A").company
+    start = entries.read(store, "A").company
     before = start.model_copy(update={"groups": ("base", "more"), "feeds": ("f",)})
     with store.write() as connection:
-        registry.change(connection, start, before)
-        registry.change(connection, before, before.model_copy(update=change))
+        entries.change(connection, start, before)
+        entries.change(connection, before, before.model_copy(update=change))
     assert registry.to_load(store, "f") == (["A"] if loads else [])
 
 
 def test_only_the_feeds_that_it_receives(store, tmp_path):
     registry.register(store, "A")
-    before = registry.read(store, "A").company
+    before = entries.read(store, "A").company
     with store.write() as connection:
-        registry.change(connection, before, before.model_copy(update={"feeds": ("f",), "slo_seconds": 9.0}))
+        entries.change(connection, before, before.model_copy(update={"feeds": ("f",), "slo_seconds": 9.0}))
     assert (registry.registered(store, "f"), registry.registered(store, "g")) == (["A"], [])
     assert registry.served(store, Settings.load(tmp_path), "g") == {}
     assert registry.slos(store) == {"A": 9.0}
@@ -169,6 +169,6 @@ def test_only_the_feeds_that_it_receives(store, tmp_path):
 
 def test_a_password_that_was_stored_before_is_not_shown(store):
     registry.register(store, "A", "postgresql://me:hush@host/db")
-    text = as_yaml([entry.company for entry in registry.read_all(store)])
+    text = as_yaml([entry.company for entry in entries.read_all(store)])
     assert "hush" not in text
     assert "host/db" in text

@@ -1,12 +1,14 @@
 """What a company may not get: kept out of its table, dropped from it, and granted later."""
 
+import sqlite3
 from contextlib import closing
 from typing import Any
 
 import pytest
 
 from lpm_stream.change_company import change, drop_data, finish
-from lpm_stream.control import registry
+from lpm_stream.checks.run import run_checks
+from lpm_stream.control import entries, registry
 from lpm_stream.control.registry_file import Change
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import CompanyDatabase, open_database
@@ -38,7 +40,7 @@ def grouped(settings):
 
 
 def grant(stream: Stream, company: str, *groups: str) -> list[str]:
-    before = registry.read(stream.store, company).company
+    before = entries.read(stream.store, company).company
     wanted = Change(before, before.model_copy(update={"groups": groups}))
     return change([stream], wanted, go_on=lambda: True, tell=lambda _rows, _total: None)
 
@@ -72,9 +74,9 @@ def test_a_revocation_takes_effect_on_what_is_stored_and_on_the_stream(grouped):
 
 
 def test_a_revocation_that_was_not_finished_is_by_whoever_opens_the_database_next(grouped):
-    before = registry.read(grouped.store, "B").company
+    before = entries.read(grouped.store, "B").company
     with grouped.store.write() as connection:
-        registry.change(connection, before, before.model_copy(update={"groups": ("base",)}))
+        entries.change(connection, before, before.model_copy(update={"groups": ("base",)}))
     append(grouped.table, orders(["3"], "B"))
     publish(grouped)
     deliver(grouped)
@@ -82,10 +84,10 @@ def test_a_revocation_that_was_not_finished_is_by_whoever_opens_the_database_nex
 
 
 def test_a_grant_that_was_not_finished_is_known_until_it_is_loaded(grouped):
-    before = registry.read(grouped.store, "A").company
+    before = entries.read(grouped.store, "A").company
     after = before.model_copy(update={"groups": ("all",)})
     with grouped.store.write() as connection:
-        registry.change(connection, before, after)
+        entries.change(connection, before, after)
     assert registry.to_load(grouped.store, "orders") == ["A"]
     finish([grouped], after, go_on=lambda: True, tell=lambda _rows, _total: None)
     assert registry.to_load(grouped.store, "orders") == []
@@ -99,24 +101,24 @@ def test_a_backfill_brings_nothing_that_is_withheld(grouped, rebuild):
 
 
 def test_who_saw_something_else_cannot_change_it(grouped):
-    before = registry.read(grouped.store, "A").company
+    before = entries.read(grouped.store, "A").company
     grant(grouped, "A", "base", "notes")
     with (
         grouped.store.write() as connection,
         pytest.raises(LpmStreamError, match="changed by somebody else meanwhile"),
     ):
-        registry.change(connection, before, before)
+        entries.change(connection, before, before)
 
 
 def test_data_is_dropped_of_companies_that_are_not_served_only(grouped):
-    company = registry.read(grouped.store, "A").company
+    company = entries.read(grouped.store, "A").company
     with pytest.raises(LpmStreamError, match="is still served"):
         drop_data([grouped], company)
-    registry.set_state(grouped.store, "A", "offboarding")
+    entries.set_state(grouped.store, "A", "offboarding")
     drop_data([grouped], company)
     url = f"sqlite:///{grouped.settings.home}/companies/A.db"
     with closing(
-        open_database(GROUPED, "A", url, Entitlement(("all",), registry.new_generation() + 1))
+        open_database(GROUPED, "A", url, Entitlement(("all",), entries.new_generation() + 1))
     ) as database:
         assert query(database, "SELECT count(*) FROM orders") == [(0,)]
 
@@ -190,3 +192,13 @@ def test_what_is_dropped_is_gone_and_can_come_again(place):
     with opened(place, 2, "all") as database:
         assert query(database, "SELECT count(*) FROM orders") == [(0,)]
         assert query(database, "SELECT count(*) FROM other") == [(0,)]
+
+
+def test_the_audit_knows_what_each_company_may_get(grouped):
+    results = list(run_checks(grouped, None, ["complete_against_source"]))
+    assert [(result.company, result.passed) for result in results] == [("A", True), ("B", True)]
+    with closing(sqlite3.connect(grouped.settings.home / "companies" / "A.db")) as connection:
+        connection.execute("ALTER TABLE orders ADD COLUMN note TEXT")
+    [result] = run_checks(grouped, ["A"], ["complete_against_source"])
+    assert not result.passed
+    assert "columns it is not entitled to: note" in result.description

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lpm_stream.checks.run import run_checks
-from lpm_stream.control import parking, registry
+from lpm_stream.control import entries, parking, registry
 from lpm_stream.delivery import worker
 from lpm_stream.status import read_status
 from lpm_stream.stream import Stream
@@ -23,7 +23,7 @@ def state_of(stream: Stream, company: str) -> str:
 def test_a_paused_company_goes_on_from_where_it_was(stream):
     commit(stream, A="1", B="2")
     deliver(stream)
-    assert registry.set_state(stream.store, "A", "paused")
+    assert entries.set_state(stream.store, "A", "paused")
     commit(stream, A="3", B="4")
     deliver(stream)
     assert stored(stream, "A").keys() == {"1"}
@@ -35,7 +35,7 @@ def test_a_paused_company_goes_on_from_where_it_was(stream):
     assert stored(stream, "A").keys() == {"1"}
     results = run_checks(stream, ["A"], ["not_parked", "fresh"])
     assert [result.passed for result in results] == [True, True]
-    registry.set_state(stream.store, "A", "active")
+    entries.set_state(stream.store, "A", "active")
     try_again_now(stream)
     assert_delivered(stream, ["A", "B"])
     assert parked(stream) == {}
@@ -45,17 +45,17 @@ def test_a_running_deliverer_notices(stream):
     commit(stream, A="1", B="2")
     with delivering(stream):
         wait_until(lambda: delivered(stream, "A") == 1)
-        registry.set_state(stream.store, "A", "paused")
+        entries.set_state(stream.store, "A", "paused")
         commit(stream, A="3")  # may be quicker than the news
         wait_until(lambda: "A" in parked(stream) or delivered(stream, "A") == 3)
         time.sleep(worker._REGISTRY_SECONDS)
         commit(stream, A="5")
         wait_until(lambda: "A" in parked(stream))
         assert delivered(stream, "A") < 4
-        registry.set_state(stream.store, "A", "active")
+        entries.set_state(stream.store, "A", "active")
         parking.try_now(stream.store, "orders", "A")
         wait_until(lambda: delivered(stream, "A") == 4)
-        registry.set_state(stream.store, "A", "offboarding")
+        entries.set_state(stream.store, "A", "offboarding")
         commit(stream, A="7", B="8")
         wait_until(lambda: delivered(stream, "B") == 6)
     assert stored_of_removed(stream, "A") == {"1", "3", "5"}
@@ -71,18 +71,18 @@ def test_what_waits_for_a_company_that_was_removed_is_not_delivered(stream):
     commit(stream, A="1", B="2")
     deliver(stream)
     commit(stream, A="3", B="4")
-    registry.set_state(stream.store, "A", "offboarding")
+    entries.set_state(stream.store, "A", "offboarding")
     deliver(stream)
     assert stored_of_removed(stream, "A") == {"1"}
     assert_delivered(stream, ["B"])
 
 
 def test_a_parked_company_that_is_removed_is_forgotten(stream):
-    registry.set_state(stream.store, "A", "paused")
+    entries.set_state(stream.store, "A", "paused")
     commit(stream, A="1", B="2")
     deliver(stream)
     assert parked(stream).keys() == {"A"}
-    registry.set_state(stream.store, "A", "offboarding")
+    entries.set_state(stream.store, "A", "offboarding")
     try_again_now(stream)
     assert parked(stream) == {}
 
@@ -103,5 +103,5 @@ def test_the_registry_is_read_when_something_in_it_has_changed(stream, monkeypat
     for _ in range(3):
         assert served.is_registered("A")
         if changed:
-            registry.set_state(stream.store, "B", "paused" if len(reads) % 2 else "active")
+            entries.set_state(stream.store, "B", "paused" if len(reads) % 2 else "active")
     assert len(reads) == (3 if changed else 1)
