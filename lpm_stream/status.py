@@ -130,7 +130,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
     feed = stream.spec.name
     parked = parking.read_parked(stream.store, feed)
     delivered = progress.read_deliveries(stream.store, feed)
-    ever = ledger.read(stream.store, feed)
+    ever = ledger.read_totals(stream.store, feed)
     lately = ledger.read(stream.store, feed, now - _WINDOW)
     quarantined = quarantine.counts(stream.store, feed)
     incomplete = progress.read_incomplete(stream.store, feed)
@@ -150,7 +150,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
             CompanyStatus(
                 company=company,
                 state=state,
-                changes=ever.get(company, Latencies()).changes,
+                changes=ever.get(company, 0),
                 lag_seconds=max(0.0, (now - waiting_since).total_seconds()) if waiting_since else 0.0,
                 p50=recent.quantile(0.5),
                 p99=recent.quantile(0.99),

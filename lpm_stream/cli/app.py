@@ -18,6 +18,7 @@ from lpm_stream.cli import (
     reconcile,
     simulate,
     status,
+    tidy,
     verify,
 )
 from lpm_stream.cli.common import err, set_up_logging
@@ -39,6 +40,7 @@ app.command()(reconcile.reconcile)
 app.command()(check.check)
 app.command()(load.backfill)
 app.command()(load.resync)
+app.command()(tidy.tidy)
 app.command()(simulate.simulate)
 app.command()(reconcile.simulate_legacy)
 app.add_typer(alerts.app, name="alerts")
