@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         14, ge=1, description="how long the ledger keeps each minute; what is older is added up per day"
     )
     dagster_event_days: float = Field(
-        2, gt=0, description="how long Dagster keeps what the sensors report; the newest stays"
+        1, gt=0, description="how long Dagster keeps what the sensors report; the newest stays"
     )
     dagster_run_days: float = Field(
         7, gt=0, description="how long Dagster keeps finished runs, evaluations of checks, and ticks"

@@ -27,9 +27,3 @@ def test_the_job_tidies_the_ledger_and_dagster(settings, stream, instance, monke
         assert len(connection.execute(minutes.select()).all()) == 1
     days = ledger.read_by_day(stream.store, "f", now - timedelta(days=50))
     assert [one.changes for one in days.values()] == [7] * 3
-
-
-def test_the_schedule_runs_by_itself():
-    (schedule,) = tidy_definitions().schedules
-    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
-    assert schedule.job_name == "tidy"

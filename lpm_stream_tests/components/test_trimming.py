@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 from dagster._core.storage.runs.schema import RunTagsTable
 
@@ -41,7 +42,7 @@ def instance(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dg.Dags
 def check(context: dg.OpExecutionContext) -> None:
     for partition in context.run.tags["partitions"].split():
         result = dg.AssetCheckEvaluation(TABLE, CHECK.name, passed=True, metadata={}, partition=partition)
-        context.log_event(result)
+        context.log_event(result)  # type: ignore[arg-type]  # it takes them, its types lag
 
 
 @dg.job
@@ -68,8 +69,10 @@ def count(instance: dg.DagsterInstance, table: sa.Table = SqlEventLogStorageTabl
     query = sa.select(sa.func.count()).select_from(table)
     for column, value in which.items():
         query = query.where(table.c[column] == value)
-    with instance.event_log_storage.index_connection() as connection:
-        return connection.execute(query).scalar_one()
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    with storage.index_connection() as connection:
+        return int(connection.execute(query).scalar_one())
 
 
 def cut() -> datetime:

@@ -1,9 +1,11 @@
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
 from lpm_stream.control import ledger
 from lpm_stream.control.latency import Latencies
+from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import ledger as minutes
 from lpm_stream.control.tidy import tidy_ledger
 
@@ -12,7 +14,7 @@ NOW = DAY + timedelta(days=10, hours=5)
 KEEP = timedelta(days=8)  # days that ended before 2026-01-04
 
 
-def record(store, feed, company, at, received):
+def record(store: ControlStore, feed: str, company: str, at: datetime, received: Mapping[float, int]) -> None:
     latencies = Latencies()
     for seconds, changes in received.items():
         latencies.add(seconds, changes)
@@ -20,7 +22,7 @@ def record(store, feed, company, at, received):
         ledger.record(connection, feed, {(company, at): latencies})
 
 
-def minutes_left(store, feed):
+def minutes_left(store: ControlStore, feed: str) -> Sequence[datetime]:
     with store.read() as connection:
         query = sa.select(minutes.c.minute).where(minutes.c.feed == feed).order_by(minutes.c.minute)
         return connection.execute(query).scalars().all()
