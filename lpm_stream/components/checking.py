@@ -59,8 +59,8 @@ def check_now(
 
 
 def _whats_news(stream: Stream, context: dg.OpExecutionContext) -> Callable[[Result], bool]:
-    """What a schedule finds is reported if it is news; what somebody asked for, always."""
-    if "dagster/schedule_name" not in context.run.tags:
+    """What a schedule or sensor had checked is reported if it is news; what somebody asked for, always."""
+    if context.run.tags.keys().isdisjoint({"dagster/schedule_name", "dagster/sensor_name"}):
         return lambda _: True
     now = datetime.now(UTC)
     reported = newest_evaluations(context.instance, company_key(stream.spec))
