@@ -13,6 +13,7 @@ from lpm_stream.cli import (
     companies,
     demo,
     drains,
+    history,
     load,
     quarantine,
     reconcile,
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(status.status)
+app.command()(history.history)
 app.command()(drains.relay)
 app.command()(drains.publish)
 app.command()(drains.deliver)

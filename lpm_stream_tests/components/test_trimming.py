@@ -9,6 +9,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickData, TickStatus
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 from dagster._core.storage.runs.schema import RunTagsTable
@@ -148,3 +155,24 @@ def test_a_run_that_made_a_partition_stays(instance):
     report(instance, "A")
     assert trim_what_is_before(instance, cut()).runs == 1
     assert instance.get_materialized_partitions(TABLE) == {"A"}
+
+
+def test_old_ticks_go(instance):
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lpm_stream"), "__repository__")
+    origin = RemoteInstigatorOrigin(repository_origin=repository, instigator_name="deliver")
+    state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.DECLARED_IN_CODE)
+    instance.add_instigator_state(state)
+    now = datetime.now(UTC)
+    for hours in (1, 3, 4):
+        instance.create_tick(
+            TickData(
+                state.instigator_origin_id,
+                "deliver",
+                InstigatorType.SENSOR,
+                TickStatus.SKIPPED,
+                (now - timedelta(hours=hours)).timestamp(),
+                selector_id=state.selector_id,
+            )
+        )
+    trim_what_is_before(instance, now - timedelta(hours=2))
+    assert len(instance.get_ticks(state.instigator_origin_id, state.selector_id)) == 1
