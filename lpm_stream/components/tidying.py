@@ -1,22 +1,28 @@
 """The job that keeps Dagster's storage and the control store from growing for ever, and its schedule."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
-from lpm_stream.components.trimming import Trimmed, trim
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tidy import tidy_ledger
 from lpm_stream.settings import Settings
+
+if TYPE_CHECKING:
+    from lpm_stream.components.trimming import Trimmed
 
 TIDY = "tidy"
 _HOURLY = "41 * * * *"  # little at a time: the stream's sensors write to the same storage
 
 
-def tidy_dagster(instance: dg.DagsterInstance, settings: Settings) -> Trimmed:
+def tidy_dagster(instance: dg.DagsterInstance, settings: Settings) -> "Trimmed":
     """Trims Dagster's storage as the settings say.
 
     Raises:
         LpmStreamError: if it is of a kind that cannot be trimmed.
     """
+    from lpm_stream.components.trimming import trim  # noqa: PLC0415 - it brings Alembic, with Dagster's storage
+
     return trim(instance, settings.keep_dagster_events, settings.keep_dagster_runs)
 
 
