@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
@@ -58,6 +59,15 @@ class Settings(BaseSettings):
         "http://localhost:3000", description="address of Dagster's UI, for the links in alerts"
     )
     user: str = Field("", description="who works here, for the audit beside the account and host")
+    ledger_days: float = Field(
+        14, ge=1, description="how long the ledger keeps each minute; what is older is added up per day"
+    )
+    dagster_event_days: float = Field(
+        1, gt=0, description="how long Dagster keeps what the sensors report; the newest stays"
+    )
+    dagster_run_days: float = Field(
+        7, gt=0, description="how long Dagster keeps finished runs, evaluations of checks, and ticks"
+    )
     slots: int = Field(4, ge=1, description="company databases written at the same time")
     poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
     tick_seconds: float = Field(14, gt=0, lt=55, description="how long one Dagster sensor tick drains")
@@ -78,6 +88,21 @@ class Settings(BaseSettings):
         }
         missing = {name: value for name, value in defaults.items() if not getattr(settings, name)}
         return settings.model_copy(update={"home": root, **missing})
+
+    @property
+    def keep_ledger(self) -> timedelta:
+        """How long the ledger keeps each minute."""
+        return timedelta(days=self.ledger_days)
+
+    @property
+    def keep_dagster_events(self) -> timedelta:
+        """How long Dagster keeps events outside runs."""
+        return timedelta(days=self.dagster_event_days)
+
+    @property
+    def keep_dagster_runs(self) -> timedelta:
+        """How long Dagster keeps runs."""
+        return timedelta(days=self.dagster_run_days)
 
     def table_location(self, table: str) -> str:
         """Path or URL of a source table."""

@@ -37,6 +37,7 @@ class CompanyStatus:
         parked: why and since when, if it is.
         lacks_before: it lacks changes up to this version, from before it was registered; None if it lacks none.
         backfill: how far its loading from the table is, None if it is not being loaded.
+        applied_at: when something was last delivered to it, None if nothing was yet.
     """
 
     company: str
@@ -50,6 +51,13 @@ class CompanyStatus:
     parked: Parked | None
     lacks_before: int | None
     backfill: Backfill | None
+    applied_at: datetime | None
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether there is something to be done for it, or being done."""
+        is_well = self.parked is None and self.lacks_before is None and self.backfill is None
+        return not is_well or self.quarantined > 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
     feed = stream.spec.name
     parked = parking.read_parked(stream.store, feed)
     delivered = progress.read_deliveries(stream.store, feed)
-    ever = ledger.read(stream.store, feed)
+    ever = ledger.read_totals(stream.store, feed)
     lately = ledger.read(stream.store, feed, now - _WINDOW)
     quarantined = quarantine.counts(stream.store, feed)
     incomplete = progress.read_incomplete(stream.store, feed)
@@ -151,7 +159,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
             CompanyStatus(
                 company=company,
                 state=state,
-                changes=ever.get(company, Latencies()).changes,
+                changes=ever.get(company, 0),
                 lag_seconds=max(0.0, (now - waiting_since).total_seconds()) if waiting_since else 0.0,
                 p50=recent.quantile(0.5),
                 p99=recent.quantile(0.99),
@@ -160,6 +168,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
                 parked=parked.get(company),
                 lacks_before=incomplete.get(company),
                 backfill=loading.get(company) if leases.lease_name("backfill", feed, company) in holders else None,
+                applied_at=newest.applied_at if newest else None,
             )
         )
     return tuple(statuses)

@@ -54,6 +54,19 @@ def test_odd_ids_are_shown_as_they_are(tmp_path):
     assert run(tmp_path, "companies", "add", "it's").returncode == 2
 
 
+def test_tidy_works_on_the_control_store_and_on_dagster_where_there_is_one(tmp_path):
+    assert run(tmp_path / "mistyped", "tidy").returncode == 2
+    assert run(tmp_path, "companies", "add", "A").returncode == 0
+    done = run(tmp_path, "tidy", DAGSTER_HOME="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0 minutes of the ledger" in done.stdout
+    assert "DAGSTER_HOME is not set" in done.stdout
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}")
+    done = run(tmp_path, "tidy", DAGSTER_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "0 runs, 0 events and 0 check evaluations" in done.stdout
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["quarantine", "--help"]], ids=str)
 def test_help_loads_nothing_that_only_the_work_needs(arguments):
     show = "import sys; from lpm_stream.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"

@@ -15,12 +15,14 @@ from lpm_stream.cli import (
     demo,
     doctor,
     drains,
+    history,
     load,
     onboarding,
     quarantine,
     reconcile,
     simulate,
     status,
+    tidy,
     verify,
 )
 from lpm_stream.cli.common import err, set_up_logging
@@ -35,6 +37,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(status.status)
 app.command()(doctor.doctor)
+app.command()(history.history)
 app.command()(drains.relay)
 app.command()(drains.publish)
 app.command()(drains.deliver)
@@ -44,6 +47,7 @@ app.command()(check.check)
 app.command()(load.backfill)
 app.command()(load.resync)
 app.command()(audit.audit)
+app.command()(tidy.tidy)
 app.command()(simulate.simulate)
 app.command()(reconcile.simulate_legacy)
 companies.app.command()(onboarding.add)

@@ -19,6 +19,7 @@ from lpm_stream.alerts.run import Round, run
 from lpm_stream.components.keys import company_key, hub_key, source_key
 from lpm_stream.components.partitions import by_partition_key
 from lpm_stream.components.stopping import for_seconds
+from lpm_stream.components.tidying import TIDY
 from lpm_stream.control import registry
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
@@ -121,7 +122,8 @@ def _run_kind(job: str, partition: str) -> str:
 def _is_of(spec: FeedSpec, record: RunRecord) -> bool:
     selected = record.dagster_run.asset_selection or frozenset()
     ours = {source_key(spec), hub_key(spec), company_key(spec)}
-    return bool(selected & ours) or record.dagster_run.job_name.endswith(f"_{spec.name}")
+    job = record.dagster_run.job_name
+    return bool(selected & ours) or job.endswith(f"_{spec.name}") or job == TIDY
 
 
 def _job_and_partition(record: RunRecord) -> tuple[str, str]:

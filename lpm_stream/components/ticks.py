@@ -111,7 +111,7 @@ def _company_events(stream: Stream, cursor_text: str | None) -> tuple[_Events, s
     received = ledger.read_by_minute(stream.store, stream.spec.name, cursor.since)
     window = timedelta(seconds=stream.spec.reporting_window_seconds)
     chosen, cursor = reports.choose(cursor, received, now, window, _REPORTS_A_TICK)
-    newest = progress.read_deliveries(stream.store, stream.spec.name)
+    newest = progress.read_deliveries(stream.store, stream.spec.name) if chosen else {}
     events: _Events = [
         dg.AssetMaterialization(
             company_key(stream.spec),

@@ -146,6 +146,25 @@ ledger = sa.Table(
     sa.Column("minute", UtcDateTime, primary_key=True),
     sa.Column("changes", sa.BigInteger, nullable=False),
     sa.Column("latency", sa.Text, nullable=False),
+    sa.Index("ix_ledger_feed_minute", "feed", "minute"),
+)
+
+ledger_days = sa.Table(
+    "ledger_days",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("day", UtcDateTime, primary_key=True),
+    sa.Column("changes", sa.BigInteger, nullable=False),
+    sa.Column("latency", sa.Text, nullable=False),
+)
+
+ledger_totals = sa.Table(
+    "ledger_totals",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("changes", sa.BigInteger, nullable=False),
 )
 
 quarantine = sa.Table(
