@@ -73,9 +73,9 @@ class Settings(BaseSettings):
     tick_seconds: float = Field(14, gt=0, lt=55, description="how long one Dagster sensor tick drains")
 
     @classmethod
-    def load(cls, home: Path | None = None) -> Self:
-        """The settings of the environment, with `home` (a command's `--dir`) taking precedence."""
-        settings = cls() if home is None else cls(home=home)
+    def load(cls, home: Path | None = None, **given: str) -> Self:
+        """The settings of the environment; `home` (a command's `--dir`) and those given by name come first."""
+        settings = (cls() if home is None else cls(home=home)).model_copy(update=given)
         root = settings.home.expanduser().absolute()
         if unfit := set("?#%") & set(str(root)):
             raise LpmStreamError(f"directory {root}: choose one without {' '.join(sorted(unfit))} in its path")

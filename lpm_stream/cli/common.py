@@ -52,20 +52,21 @@ def the_feed(name: str | None) -> FeedSpec:
 
 
 @contextmanager
-def opened(home: Path | None, feed: str | None, *, create: bool = True) -> "Iterator[Stream]":
+def opened(home: Path | None, feed: str | None, *, create: bool = True, **given: str | None) -> "Iterator[Stream]":
     """The stream that a command works on.
 
     Args:
         home: the command's `--dir`.
         feed: the command's `--feed`.
         create: whether the command may begin with an empty directory.
+        given: settings that take precedence over those of the environment; None: not given.
 
     Raises:
         LpmStreamError: if there is nothing to work on.
     """
     from lpm_stream.stream import open_stream
 
-    settings = Settings.load(home)
+    settings = Settings.load(home, **{name: value for name, value in given.items() if value is not None})
     if not create and not settings.home.exists():
         raise LpmStreamError(f"there is nothing at {settings.home}: check --dir or LPM_STREAM_HOME")
     with open_stream(settings, the_feed(feed)) as stream:

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130  # as after Ctrl-C: the audit that --for promises was not made
 Show = Callable[[str, "Status", str], None]
+Hub = Annotated[
+    str | None,
+    typer.Option("--hub", show_default="embedded", help="URL of the hub, such as kafka://HOST:PORT/TOPIC."),
+]
+Databases = Annotated[
+    str | None,
+    typer.Option(
+        "--databases",
+        show_default="SQLite",
+        help="URL of a company's database, such as postgresql://USER@HOST/lpm_{company}.",
+    ),
+]
 
 
 def demo(
@@ -27,6 +39,8 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of Dagster's webserver on localhost.")] = 3000,
     rate: Rate = 200,
     companies: Companies = 5,
+    hub: Hub = None,
+    databases: Databases = None,
     home: Home = None,
     feed: Feed = None,
     json_file: Json = None,
@@ -35,7 +49,7 @@ def demo(
     from lpm_stream.demo.run import Demo, run_demo
 
     stop = stop_on_signals()
-    with opened(home, feed) as stream:
+    with opened(home, feed, hub_url=hub, database_template=databases) as stream:
         with _screen() as show:
             result = run_demo(stream, Demo(simulated_companies(companies), rate, port, seconds, stop, show))
         if result is None:

@@ -90,7 +90,13 @@ def running_dagster(settings: Settings, port: int) -> Iterator[Dagster]:
         "daemon": ["dagster-daemon", "run", "-w", workspace],
     }
     url = f"http://localhost:{port}"
-    places = {"DAGSTER_HOME": str(home), "LPM_STREAM_HOME": str(settings.home), "LPM_STREAM_DAGSTER_URL": url}
+    places = {
+        "DAGSTER_HOME": str(home),
+        "LPM_STREAM_HOME": str(settings.home),
+        "LPM_STREAM_HUB_URL": settings.hub_url,
+        "LPM_STREAM_DATABASE_TEMPLATE": settings.database_template,
+        "LPM_STREAM_DAGSTER_URL": url,
+    }
     environment = os.environ | places
     dagster = Dagster(url, logs, {}, time.time())
     try:

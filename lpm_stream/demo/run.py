@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 from lpm_stream.control import ledger, registry
 from lpm_stream.control.latency import Latencies
 from lpm_stream.demo.dagster import Dagster, running_dagster
+from lpm_stream.demo.places import require_own_places
 from lpm_stream.demo.result import Result, result_of
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.source.simulate import Simulator
@@ -46,10 +47,11 @@ def run_demo(stream: Stream, demo: Demo) -> Result | None:
     """Runs a demo to its end; None if it was stopped before, without an audit.
 
     Raises:
-        LpmStreamError: if a part of it does not start or dies.
+        LpmStreamError: if a part of it does not start or dies, or its hub or a database is another demo's.
     """
     for company in demo.companies:
         registry.register(stream.store, company)
+    require_own_places(stream)
     simulator = Simulator(stream.spec, stream.table, demo.companies, demo.rate)
     with running_dagster(stream.settings, demo.port) as dagster:
         streamed = _stream(stream, demo, dagster, simulator)
