@@ -53,13 +53,13 @@ format: install ## Format the code and apply safe lint fixes
 bench: install ## Measure throughput, latency and bytes, and write build/bench.json
 	$(BIN)/python -m bench
 
-torture: install ## Inflict every fault on real processes, at length, and write build/torture.json
+torture: install $(KAFKA)/.fetched ## Inflict every fault on real processes, at length, and write build/torture.json
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group torture
-	$(BIN)/python -m torture
+	LPM_TEST_KAFKA=$(KAFKA) $(BIN)/python -m torture
 
-torture-short: install ## The same in some minutes
+torture-short: install $(KAFKA)/.fetched ## The same in some minutes
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group torture
-	$(BIN)/python -m torture --short
+	LPM_TEST_KAFKA=$(KAFKA) $(BIN)/python -m torture --short
 
 clean: ## Remove what was installed and kept
 	rm -rf .venv .lpm_stream build

@@ -4,12 +4,14 @@ import argparse
 import random
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lpm_stream_tests.kafka.broker import why_not
 from torture.fault import LONG, SHORT, Fault, Finding, Sizes
-from torture.faults import crowd, databases, doubles, hub, kills, stores
+from torture.faults import crowd, databases, doubles, hub, kills, pair, stores
+from torture.pair import running_pair
 from torture.report import report
 from torture.simulation import command
 from torture.simulation.databases import KINDS
@@ -45,6 +47,7 @@ def main() -> int:
             replace(sizes, calm_seconds=sizes.crowd_seconds),
             chosen.seed,
         ),
+        *_with_pair(chosen.names, home / "pair", sizes, chosen.seed),
         *_simulated(chosen.names, sizes, chosen.seed),
     ]
     report(findings, _BUILD / "torture.json")
@@ -55,13 +58,30 @@ def _simulated(names: Sequence[str], sizes: Sizes, seed: int) -> Iterator[Findin
     """The same in one process, at every boundary, on every kind of database."""
     for kind in KINDS:
         name = f"crash simulated, {kind}"
-        if not names or any(part in name for part in names):
+        if _is_wanted(name, names):
             done = simulate(kind, seed, sizes.crash_points)
             yield Finding(name, done.points.total(), 0, 0, problem=done.failure)
 
 
+def _with_pair(names: Sequence[str], home: Path, sizes: Sizes, seed: int) -> Iterator[Finding]:
+    """The same with a real Kafka broker and a real PostgreSQL in place of the embedded parts; in short, less."""
+    names = names or (pair.IN_SHORT if sizes == SHORT else ())
+    if not any(_is_wanted(name, names) for name in pair.NAMES):
+        return
+    if reason := why_not():
+        yield Finding(pair.NAME, 0, 0, 0, problem=reason)
+        return
+    with running_pair(home / "servers") as running:
+        place = _Place(home, _COMPANIES, _RATE, running.places)
+        yield from _run(_named(pair.faults(running), names), place, sizes, seed)
+
+
 def _named(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
-    return [one for one in faults if not names or any(name in one.name for name in names)]
+    return [one for one in faults if _is_wanted(one.name, names)]
+
+
+def _is_wanted(fault: str, names: Sequence[str]) -> bool:
+    return not names or any(name in fault for name in names)
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,7 @@ class _Place:
     home: Path
     companies: int
     rate: float
+    places: Callable[[int], Mapping[str, str]] = lambda _number: {}
 
 
 def _run(faults: Sequence[Fault], place: _Place, sizes: Sizes, seed: int) -> Iterator[Finding]:
@@ -80,7 +101,8 @@ def _run(faults: Sequence[Fault], place: _Place, sizes: Sizes, seed: int) -> Ite
     try:
         for number, fault in enumerate(faults):
             if world is None:
-                world = World(place.home / str(number), place.companies, place.rate, chance)
+                home = place.home / str(number)
+                world = World(home, place.companies, place.rate, chance, place.places(number))
             finding = _one(world, fault, sizes)
             print(finding, flush=True)
             if not finding.good:

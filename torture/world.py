@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ from lpm_stream.stream import Stream, open_stream
 
 _PATIENCE_SECONDS = 100.0  # the longest pause between two tries of a parked company is 60 s
 _SAVED_SECONDS = 1.5  # the deliverer saves what it knows once a second
+_BELOW_HOME: Mapping[str, str] = MappingProxyType({})
 
 
 class World:
@@ -40,7 +42,23 @@ class World:
         since: the latencies known when the fault began: what is measured is what came after.
     """
 
-    def __init__(self, home: Path, companies: int, rate: float, chance: random.Random) -> None:
+    def __init__(
+        self,
+        home: Path,
+        companies: int,
+        rate: float,
+        chance: random.Random,
+        places: Mapping[str, str] = _BELOW_HOME,
+    ) -> None:
+        """Makes the directory.
+
+        Args:
+            home: the directory.
+            companies: number of companies.
+            rate: changed rows a second.
+            chance: where random moments come from.
+            places: settings of what is not below the directory.
+        """
         self.home = home
         self.companies = simulated_companies(companies)
         self.chance = chance
@@ -48,6 +66,7 @@ class World:
         self.relay: subprocess.Popen[str] | None = None
         self.since: dict[str, Latencies] = {}
         self._rate = rate
+        self._places = places
         self._started: list[subprocess.Popen[str]] = []
         home.mkdir(parents=True)
 
@@ -61,7 +80,7 @@ class World:
                 stdout=log,
                 stderr=log,
                 text=True,
-                env=os.environ | {"COLUMNS": "500"} | (environment or {}),
+                env=self._environment | (environment or {}),
                 start_new_session=True,
             )
         self._started.append(process)
@@ -75,8 +94,13 @@ class World:
             text=True,
             timeout=600,
             check=False,
-            env=os.environ | {"COLUMNS": "500"},
+            env=self._environment,
         )
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        places = {f"LPM_STREAM_{name.upper()}": place for name, place in self._places.items()}
+        return os.environ | {"COLUMNS": "500"} | places
 
     def start_traffic(self) -> None:
         """Has the table changed all the time."""
@@ -130,7 +154,7 @@ class World:
 
     @cached_property
     def _opened(self) -> tuple[Stream, Any]:
-        context = open_stream(Settings.load(self.home), load_feeds()["tdr"])
+        context = open_stream(Settings.load(self.home, **self._places), load_feeds()["tdr"])
         return context.__enter__(), context
 
     @property
@@ -144,8 +168,9 @@ class World:
             self.__dict__.pop("_opened")[1].__exit__(None, None, None)
 
     def status(self) -> str:
-        """What `status --json` says."""
-        return self.run("status", "--json", "-").stdout
+        """What `status --json` says, or why it cannot say anything."""
+        done = self.run("status", "--json", "-")
+        return done.stdout or done.stderr
 
     def parked(self) -> dict[str, parking.Parked]:
         """Who is parked."""

@@ -14,7 +14,8 @@ _MESSAGES = 3
 
 def damage_messages(world: World, sizes: Sizes) -> Struck:
     """Some messages on disk are not what was written, before anybody has read them."""
-    behind = _publish_only(world, sizes)
+    behind = publish_only(world, sizes)
+    world.stream.hub.close()  # nobody else has its files open then
     partition, through = next(iter(behind.items()))
     with closing(sqlite3.connect(_file(world, partition))) as connection, connection:
         waiting = connection.execute(
@@ -24,13 +25,14 @@ def damage_messages(world: World, sizes: Sizes) -> Struck:
         for number, _ in damaged:
             connection.execute("UPDATE messages SET body = X'00' WHERE sequence_number = ?", (number,))
     companies = {company for _, company in damaged}
-    status = _resync_the_lacking(world, companies)
+    status = resync_the_lacking(world, companies)
     return Struck(len(damaged), "only the table has them still", status, "is damaged", frozenset(companies))
 
 
 def break_file(world: World, sizes: Sizes) -> Struck:
     """A partition's file cannot be read: it is moved away, and the companies that lack something resynced."""
-    behind = _publish_only(world, sizes)
+    behind = publish_only(world, sizes)
+    world.stream.hub.close()  # nobody else has its files open then
     partition = next(iter(behind))
     path = _file(world, partition)
     with closing(sqlite3.connect(path)) as connection:
@@ -51,24 +53,23 @@ def break_file(world: World, sizes: Sizes) -> Struck:
         moved = Path(f"{path}{suffix}")
         if moved.exists():
             moved.rename(world.home / f"broken {moved.name}")
-    _resync_the_lacking(world, companies)
+    resync_the_lacking(world, companies)
     return Struck(1, "if the file is damaged", status, "if the file is damaged", frozenset(companies))
 
 
-def _publish_only(world: World, sizes: Sizes) -> dict[int, int]:
+def publish_only(world: World, sizes: Sizes) -> dict[int, int]:
     """Lets messages wait in the hub; returns each partition behind which some do."""
     world.stop_relay()
     time.sleep(sizes.fault_seconds / 2)
     world.run("publish")
     through = progress.read_checkpoints(world.stream.store, world.stream.spec.name)
     ends = {partition: world.stream.hub.end(partition) for partition in world.stream.hub.partitions()}
-    world.stream.hub.close()  # nobody else has its files open then
     return {
         partition: through.get(partition, 0) for partition, end in ends.items() if end > through.get(partition, 0)
     }
 
 
-def _resync_the_lacking(world: World, companies: set[str]) -> str:
+def resync_the_lacking(world: World, companies: set[str]) -> str:
     """Starts the relay, and does for each company what its status says; returns that status."""
     world.start_relay()
     wait_until(lambda: companies <= _lacking(world), "what was lost is not noticed", lambda: str(world.parked()))
