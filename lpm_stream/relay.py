@@ -111,7 +111,7 @@ def _alerting(stream: Stream, stop: threading.Event) -> Iterator[None]:
 
 
 def _deliver_once(stream: Stream, go_on: Callable[[], bool]) -> bool:
-    return stream.deliverer().drain(go_on=go_on).standby
+    return stream.deliverer().drain(go_on=go_on, shared=True).standby
 
 
 def _publish(settings: Settings, spec: FeedSpec, prepare: Callable[[], None]) -> None:

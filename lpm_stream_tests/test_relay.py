@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -16,9 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from lpm_stream.alerts import raised
 from lpm_stream.alerts.incidents import read_incidents
+from lpm_stream.control import tables
 from lpm_stream.control.leases import holders, lease_name
 from lpm_stream.control.progress import read_deliveries
 from lpm_stream.feed.load import load_feeds
@@ -143,25 +146,49 @@ def test_it_ends_at_once_and_in_order_when_it_is_told_to(tmp_path):
     assert (status["publisher"], status["deliverer"]) == (None, None)
 
 
-def test_a_second_relay_stands_by_and_takes_over(tmp_path):
-    with running(tmp_path, "simulate", "--rate", "500", "--for", "6") as traffic:
+def test_two_relays_split_the_partitions_and_one_takes_over_from_the_other(tmp_path):
+    with running(tmp_path, "simulate", "--rate", "500", "--companies", "8") as traffic:
         wait_for_table(tmp_path)
-        with running(tmp_path, "relay") as first, running(tmp_path, "relay") as second:
-            wait_until_relaying(first)
-            wait_until_relaying(second)
-            assert second.stderr is not None
-            time.sleep(1)
-            holder = json.loads(run(tmp_path, "status", "--json", "-").stdout)["deliverer"]
-            active, idle = (first, second) if f":{first.pid}:" in holder else (second, first)
-            active.kill()
+        with (
+            running(tmp_path, "relay") as first,
+            running(tmp_path, "relay") as second,
+            open_stream(Settings.load(tmp_path), load_feeds()["tdr"]) as stream,
+        ):
+            wait_until(lambda: partitions_in_hand(stream) == {first.pid: 2, second.pid: 2})
+            wait_until(lambda: {came_from(stream, pid) for pid in (first.pid, second.pid)} == {True})
+            first.kill()
+            wait_until(lambda: partitions_in_hand(stream) == {second.pid: 4})
+            before = applied_at(stream)
+            wait_until(lambda: came_further(stream, before))
+            traffic.send_signal(signal.SIGINT)
             assert traffic.wait(30) == 0
-            deadline = time.monotonic() + 30
-            while run(tmp_path, "verify").returncode != 0:
-                assert time.monotonic() < deadline, "the second relay has not taken over"
-            assert idle.poll() is None
-            idle.send_signal(signal.SIGTERM)
-            assert idle.wait(5) == 0
+            wait_until(lambda: run(tmp_path, "verify").returncode == 0)
+            assert second.poll() is None
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(5) == 0
     verified(tmp_path)
+
+
+def partitions_in_hand(stream: Stream) -> dict[int, int]:
+    """Process to the number of partitions that it delivers."""
+    shared = f"{lease_name('deliver', stream.spec.name)}:"
+    names = holders(stream.store).items()
+    return dict(Counter(int(holder.split(":")[-2]) for name, holder in names if name.startswith(shared)))
+
+
+def came_from(stream: Stream, pid: int) -> bool:
+    """Whether a company's database has taken something of a partition that this process has, since it has it."""
+    with stream.store.read() as connection:
+        rows = connection.execute(
+            sa.select(tables.leases).where(tables.leases.c.name.startswith("deliver:"))
+        ).all()
+    begun = {
+        int(row.name.split(":")[-1]): datetime.fromtimestamp(row.fence / 1000, UTC)
+        for row in rows
+        if f":{pid}:" in row.holder and row.name.count(":") > 1
+    }
+    delivered = read_deliveries(stream.store, stream.spec.name).values()
+    return any(one.partition in begun and one.applied_at > begun[one.partition] for one in delivered)
 
 
 def test_a_publishing_process_that_dies_is_followed_by_another(tmp_path):

@@ -67,12 +67,12 @@ def _nobody_works(stream: Stream, now: datetime) -> Iterator[Cause]:
     holders = leases.holders(stream.store)
     with stream.store.read() as connection:
         rows = connection.execute(sa.select(tables.leases.c.name, tables.leases.c.expires_at))
-        last_held = {row.name: row.expires_at for row in rows}
+        last_held = [(row.name, row.expires_at) for row in rows]
         begun = connection.execute(sa.select(sa.func.min(tables.companies.c.registered_at))).scalar() or now
     for role, does in _DOES.items():
-        lease = leases.lease_name(role, feed)
-        since = min(last_held.get(lease, begun), now)
-        if lease in holders or now - since < _NOBODY_FOR:
+        last = max((until for name, until in last_held if leases.is_for(name, role, feed)), default=begun)
+        since = min(last, now)
+        if leases.at_work(holders, role, feed) or now - since < _NOBODY_FOR:
             continue
         yield Cause(
             kind=f"nobody_{does}",

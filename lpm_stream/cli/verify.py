@@ -41,7 +41,7 @@ def verify(
 
     with opened(home, feed, create=False) as stream:
         companies = _companies(stream, company)
-        running = leases.lease_name("deliver", stream.spec.name) in leases.holders(stream.store)
+        running = leases.at_work(leases.holders(stream.store), "deliver", stream.spec.name) is not None
         with _progress() as progress:
             one = partial(
                 audit,

@@ -110,7 +110,6 @@ def _ours_or_theirs(
         LpmStreamError: if the other worker does not do it.
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    lease = leases.lease_name(role, stream.spec.name)
     while True:
         try:
             done = drain()
@@ -118,7 +117,7 @@ def _ours_or_theirs(
             done = None
         if done is not None and not done.standby:
             return done
-        while (holder := leases.holders(stream.store).get(lease)) is not None:
+        while (holder := leases.at_work(leases.holders(stream.store), role, stream.spec.name)) is not None:
             if is_done():
                 return None
             if time.monotonic() > deadline:

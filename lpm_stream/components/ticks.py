@@ -135,7 +135,7 @@ def _company_events(stream: Stream, cursor_text: str | None) -> tuple[_Events, s
 
 
 def _standby(stream: Stream, role: leases.Role) -> str:
-    holder = leases.holders(stream.store).get(leases.lease_name(role, stream.spec.name))
+    holder = leases.at_work(leases.holders(stream.store), role, stream.spec.name)
     return f"standing by: {holder or 'another worker'} is at it"
 
 

@@ -9,15 +9,15 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from lpm_stream.control.store import ControlStore
+from lpm_stream.control.store import ControlStore, upsert_all
 from lpm_stream.control.tables import leases
 from lpm_stream.errors import LeaseLostError, LpmStreamError
 
@@ -66,14 +66,24 @@ def acquire(store: ControlStore, name: str, holder: str) -> Lease | None:
             if not _has_died(row.holder):
                 return None
             log.warning("%s: its worker %s has died; another goes on from there", name, row.holder)
-        # Milliseconds keep the fence growing even if the store is restored from an older copy.
-        fence = max(int(now.timestamp() * 1000), row.fence + 1 if row else 0)
-        values = {"holder": holder, "fence": fence, "expires_at": now + TTL}
-        if row is None:
-            connection.execute(leases.insert().values(name=name, **values))
-        else:
-            connection.execute(leases.update().where(leases.c.name == name).values(**values))
+        fence = next_fence(connection, now)
+        write(connection, [name], holder, fence, now)
     return Lease(name, holder, fence)
+
+
+def next_fence(connection: sa.Connection, now: datetime) -> int:
+    """A fence larger than any before, whatever it was for: a company may pass from one lease to another.
+
+    Milliseconds keep fences growing even if the store is restored from an older copy.
+    """
+    newest = connection.execute(sa.select(sa.func.max(leases.c.fence))).scalar()
+    return max(int(now.timestamp() * 1000), newest + 1 if newest is not None else 0)
+
+
+def write(connection: sa.Connection, names: Sequence[str], holder: str, fence: int, now: datetime) -> None:
+    """Notes leases as held, from now on for `TTL`, whoever held them."""
+    values = {"holder": holder, "fence": fence, "expires_at": now + TTL}
+    upsert_all(connection, leases, [{"name": name} for name in names], [values] * len(names))
 
 
 def check(connection: sa.Connection, lease: Lease) -> None:
@@ -128,8 +138,7 @@ def is_held(store: ControlStore, name: str, fence: int) -> bool:
     """Whether the lease with that fence is held by somebody who may be alive."""
     with store.read() as connection:
         row = connection.execute(sa.select(leases).where(leases.c.name == name)).one_or_none()
-    now = datetime.now(UTC)
-    return row is not None and row.fence == fence and _lasts(row.expires_at, now) and not _has_died(row.holder)
+    return row is not None and row.fence == fence and is_alive(row, datetime.now(UTC))
 
 
 def holders(store: ControlStore) -> dict[str, str]:
@@ -137,7 +146,30 @@ def holders(store: ControlStore) -> dict[str, str]:
     now = datetime.now(UTC)
     with store.read() as connection:
         rows = connection.execute(sa.select(leases).where(leases.c.expires_at > now))
-        return {row.name: row.holder for row in rows if _lasts(row.expires_at, now) and not _has_died(row.holder)}
+        return {row.name: row.holder for row in rows if is_alive(row, now)}
+
+
+def is_alive(row: sa.Row[Any], now: datetime) -> bool:
+    """Whether somebody who may be alive holds a lease, given as its row."""
+    return _lasts(row.expires_at, now) and not _has_died(row.holder)
+
+
+def at_work(holders: Mapping[str, str], role: Role, feed: str) -> str | None:
+    """Who does this work, None if nobody; with commas in between where several share it.
+
+    Args:
+        holders: as `holders` returns them.
+        role: the work.
+        feed: of this feed, all companies together.
+    """
+    found = {holder for name, holder in holders.items() if is_for(name, role, feed)}
+    return ", ".join(sorted(found)) or None
+
+
+def is_for(name: str, role: Role, feed: str) -> bool:
+    """Whether a lease is for this work: the whole of it, or a share."""
+    whole = lease_name(role, feed)
+    return name == whole or name.startswith(f"{whole}:")
 
 
 def _lasts(expires_at: datetime, now: datetime) -> bool:

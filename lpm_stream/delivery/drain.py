@@ -15,7 +15,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from lpm_stream.clock import WallClock
-from lpm_stream.control import leases, parking, progress
+from lpm_stream.control import leases, parking, progress, shares
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
 from lpm_stream.control.store import ControlStore
@@ -74,7 +74,7 @@ class Delivery:
 
 
 class Deliverer:
-    """Delivers one feed's messages under its lease."""
+    """Delivers one feed's messages: all of them, or its share where several do so."""
 
     def __init__(self, spec: FeedSpec, hub: Hub, store: ControlStore, settings: Settings) -> None:
         self._spec = spec
@@ -83,47 +83,68 @@ class Deliverer:
         self._settings = settings
         self._holder = leases.worker_name("deliver")
 
-    def drain(self, *, go_on: Callable[[], bool], until_caught_up: bool = False) -> Delivery:
+    def drain(self, *, go_on: Callable[[], bool], until_caught_up: bool = False, shared: bool = False) -> Delivery:
         """Delivers messages as they arrive.
 
         Args:
             go_on: asked again and again; False ends the drain once the transactions in hand are finished.
             until_caught_up: end when every message that the hub holds is delivered or its company is parked.
+            shared: split the hub's partitions with others that do so, as they come and go.
 
         Raises:
             LeaseLostError: if another worker has taken over.
         """
-        lease = leases.acquire(self._store, leases.lease_name("deliver", self._spec.name), self._holder)
-        if lease is None:
-            return Delivery(standby=True)
-        try:
-            drain = _Drain(self._spec, self._hub, self._store, self._settings, lease)
-            return drain.run(go_on, until_caught_up)
-        finally:
-            leases.release(self._store, lease)
+        done = Delivery()
+        while (share := self._take(alone=not shared)).partitions:
+            try:
+                drain = _Drain(self._spec, self._hub, self._store, self._settings, share, done=done)
+                over = drain.run(go_on, until_caught_up)
+            except BaseException:
+                shares.leave(self._store, share)
+                raise
+            if over:
+                shares.leave(self._store, share)
+                return done
+        done.standby = True
+        return done
+
+    def _take(self, *, alone: bool) -> shares.Share:
+        every = self._hub.partitions()
+        share = shares.take(self._store, self._spec.name, self._holder, every, alone=alone)
+        if 0 < len(share.partitions) < len(every):
+            log.info("deliver: its share are partitions %s of %d", list(share.partitions), len(every))
+        return share
 
 
 class _Drain:
     """The state of one drain. One thread touches it; the slots' threads only run the worker."""
 
     def __init__(
-        self, spec: FeedSpec, hub: Hub, store: ControlStore, settings: Settings, lease: leases.Lease
+        self,
+        spec: FeedSpec,
+        hub: Hub,
+        store: ControlStore,
+        settings: Settings,
+        share: shares.Share,
+        *,
+        done: Delivery,
     ) -> None:
         self._spec = spec
         self._hub = hub
         self._store = store
         self._settings = settings
-        self._lease = lease
-        self._done = Delivery()
-        self._worker = Worker(spec, hub, store, settings, lease.fence)
+        self._share = share
+        self._done = done
+        self._worker = Worker(spec, hub, store, settings, share.fence)
         self._slots = Slots[Outcome](settings.slots + _STUCK_SLOTS, "deliver")
         self._recovery = Slots[Outcome](_RECOVERY_SLOTS + _STUCK_SLOTS, "recover")
         self._saved = progress.read_checkpoints(store, spec.name)
-        self._read_through = {partition: self._saved.get(partition, 0) for partition in hub.partitions()}
-        self._partitions = deque(hub.partitions())
+        self._read_through = {partition: self._saved.get(partition, 0) for partition in share.partitions}
+        self._partitions = deque(share.partitions)
         self._lanes: dict[str, Lane] = {}
         self._stuck = _STUCK[settings.control_url, spec.name]
-        self._parked = parking.read_parked(store, spec.name)
+        parked = parking.read_parked(store, spec.name)
+        self._parked = {company: state for company, state in parked.items() if self._is_mine(state)}
         self._delivered = progress.read_deliveries(store, spec.name)
         self._loss_check = LossCheck(store, spec.name, hub)
         self._clock = WallClock()
@@ -131,28 +152,41 @@ class _Drain:
         self._tries = {company: state.next_try_at for company, state in self._parked.items()}
         self._unsaved = Unsaved()
         self._saved_at = time.monotonic()
+        self._to_be_split = False
 
-    def run(self, go_on: Callable[[], bool], until_caught_up: bool) -> Delivery:
+    def run(self, go_on: Callable[[], bool], until_caught_up: bool) -> bool:
+        """Delivers; whether that is over, rather than that the partitions are to be split anew."""
         try:
-            while go_on():
+            while go_on() and not self._to_be_split:
                 self._collect()
                 read = self._read()
                 self._park_the_lossy()
                 self._start()
                 self._save_if_due()
                 if until_caught_up and not read and not self._lanes:
-                    break
+                    return self._ended()
                 if not read:
                     self._pause()
-            wait(self._tasks(), _FINISH_SECONDS)
-            self._collect()
-            self._leave_behind()
-            self._save()
+            return self._ended()
         finally:
             self._slots.close()
             self._recovery.close()
             self._worker.close()
-        return self._done
+
+    def _ended(self) -> bool:
+        """Finishes what is in hand; whether all is over."""
+        over = not self._to_be_split
+        wait(self._tasks(), _FINISH_SECONDS)
+        self._collect()
+        self._leave_behind()
+        self._save()
+        return over
+
+    def _is_mine(self, state: Parked) -> bool:
+        """Whether a parked company belongs to this share; it need not be known where its messages are."""
+        known = state.partition in self._share.every
+        partition = state.partition if known else self._hub.partition_of(state.company)
+        return partition in self._share.partitions
 
     def _tasks(self) -> list[Future[Outcome]]:
         return [lane.task for lane in self._lanes.values() if lane.task is not None]
@@ -289,7 +323,7 @@ class _Drain:
         try:
             outcome = task.result()
         except LeaseLostError as error:
-            leases.renew(self._store, self._lease)  # raises if it is lost; else only this database says so
+            shares.renew(self._store, self._share)  # raises if it is lost; else only this database says so
             self._park(lane, str(error))
         except ChangesMissingError as error:
             self._read_again(lane, error)
@@ -437,7 +471,7 @@ class _Drain:
         feed = self._spec.name
         reached = self._checkpoints()
         with self._store.write() as connection:
-            leases.check(connection, self._lease)
+            self._to_be_split = shares.keep(connection, self._share)
             self._try_when_asked(connection)
             self._unsaved.save(connection, feed)
             for partition, sequence_number in reached.items():

@@ -61,7 +61,7 @@ class LossCheck:
     def losses(
         self, served: Callable[[], Mapping[int, int]], delivered: Mapping[str, Delivered], parked: Collection[str]
     ) -> list[Loss]:
-        """The losses among companies that are not parked.
+        """The losses among companies that are not parked, and whose messages go to partitions that are served.
 
         Args:
             served: asked, while something waits to be compared, for partition to the sequence number up to which
@@ -75,13 +75,15 @@ class LossCheck:
         if published is None:
             return []
         reached = served()
-        if any(reached.get(partition, 0) < end for partition, end in published.ends.items()):
+        if any(reached[partition] < end for partition, end in published.ends.items() if partition in reached):
             return []
         self._published = None
         lacking = [
             Loss(company, version)
             for company, version in published.versions.items()
-            if company not in parked and not _has(delivered.get(company), published.epoch, version)
+            if company not in parked
+            and self._hub.partition_of(company) in reached
+            and not _has(delivered.get(company), published.epoch, version)
         ]
         # The control store may know better by now: a backfill has loaded the company meanwhile.
         stored = progress.read_deliveries(self._store, self._feed) if lacking else {}

@@ -85,7 +85,7 @@ class EventHubsHub:
         """
         lanes: defaultdict[int, list[Message]] = defaultdict(list)
         for message in messages:
-            lanes[self._partition_of(message.company)].append(message)
+            lanes[self.partition_of(message.company)].append(message)
         if not lanes:
             return
         max_bytes = self.max_body_bytes + _MARGIN_BYTES
@@ -145,7 +145,8 @@ class EventHubsHub:
         if producer is not None:
             self._access.close_quietly(producer.close)
 
-    def _partition_of(self, company: str) -> int:
+    def partition_of(self, company: str) -> int:
+        """The partition that a company's messages are sent to."""
         # The hash takes characters for bytes; Event Hubs hashes UTF-8.
         key = _partition_key(company).encode().decode("latin-1")
         return int(self._resolver.get_partition_id_by_partition_key(key))

@@ -76,6 +76,10 @@ class KafkaHub:
         """The partitions' numbers."""
         return self._partitions
 
+    def partition_of(self, company: str) -> int:
+        """The partition that a company's messages are sent to: chosen here, since clients hash differently."""
+        return self._partitions[zlib.crc32(company.encode()) % len(self._partitions)]
+
     def send(self, messages: Sequence[Message]) -> None:
         """Sends messages; the producer is idempotent, so that none comes twice or out of order by itself.
 
@@ -200,7 +204,7 @@ class KafkaHub:
 
     def _produce(self, producer: Producer, message: Message, note: Callable[..., None], deadline: float) -> None:
         headers: list[tuple[str, str | bytes | None]] = [(_HEADER, json.dumps(message.properties()).encode())]
-        partition = self._partitions[zlib.crc32(message.company.encode()) % len(self._partitions)]
+        partition = self.partition_of(message.company)
         while True:
             try:
                 producer.produce(

@@ -70,7 +70,7 @@ class LocalHub:
         """Appends messages, each partition's in one transaction on disk."""
         by_partition: dict[int, list[Message]] = defaultdict(list)
         for message in messages:
-            by_partition[self._partition_of(message.company)].append(message)
+            by_partition[self.partition_of(message.company)].append(message)
         for partition, part in by_partition.items():
             now = time.time()
             with self._connection(partition) as connection, connection:
@@ -134,7 +134,8 @@ class LocalHub:
                 connection.close()
             self._connections.clear()
 
-    def _partition_of(self, company: str) -> int:
+    def partition_of(self, company: str) -> int:
+        """The partition that a company's messages are sent to."""
         return zlib.crc32(company.encode()) % len(self._partitions)
 
     @staticmethod

@@ -93,6 +93,10 @@ class Hub(Protocol):
         """The partitions' numbers."""
         ...
 
+    def partition_of(self, company: str) -> int:
+        """The partition that a company's messages are sent to."""
+        ...
+
     def send(self, messages: Sequence[Message]) -> None:
         """Appends messages; when it returns they are durable.
 

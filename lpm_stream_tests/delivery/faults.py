@@ -73,6 +73,9 @@ class BadHub:
     def partitions(self) -> Sequence[int]:
         return self._hub.partitions()
 
+    def partition_of(self, company: str) -> int:
+        return self._hub.partition_of(company)
+
     def send(self, messages: Sequence[Message]) -> None:
         if self.kept_back is not None:
             self.kept_back += messages

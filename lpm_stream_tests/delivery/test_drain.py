@@ -106,7 +106,7 @@ def in_partition(stream: Stream, partition: int) -> str:
     """A company of that partition, registered."""
     assert isinstance(stream.hub, LocalHub)
     names = (f"company {number}" for number in range(1_000))
-    company = next(name for name in names if stream.hub._partition_of(name) == partition)
+    company = next(name for name in names if stream.hub.partition_of(name) == partition)
     register(stream.store, company)
     return company
 
@@ -171,7 +171,7 @@ def test_a_company_far_behind_catches_up_piece_by_piece(stream, monkeypatch, mes
     monkeypatch.setattr(deliver_drain, "_READ_MESSAGES", 1)
     for number in range(0, 12, 2):
         commit(stream, A=f"{number}", B=f"{number + 1}")
-    state = parking.park("A", stream.hub._partition_of("A"), 1, datetime.now(UTC), "by hand")
+    state = parking.park("A", stream.hub.partition_of("A"), 1, datetime.now(UTC), "by hand")
     with stream.store.write() as connection:
         parking.write_parked(connection, SPEC.name, "A", state)
     done = try_again_now(stream)
@@ -407,8 +407,8 @@ def test_a_partition_that_cannot_be_read_delays_its_companies_alone(stream):
 def test_a_damaged_message_parks_its_company_alone(stream):
     for key in "1234":
         commit(stream, A=key)
-    commit(stream, **{in_partition(stream, stream.hub._partition_of("A")): "5"})
-    partition = stream.hub._partition_of("A")
+    commit(stream, **{in_partition(stream, stream.hub.partition_of("A")): "5"})
+    partition = stream.hub.partition_of("A")
     with stream.hub._connection(partition) as connection, connection:
         connection.execute("UPDATE messages SET body = x'00' WHERE sequence_number = 3")
     done = deliver(stream)
@@ -427,7 +427,7 @@ def test_a_lost_end_of_a_company_is_noticed_without_a_later_message(stream):
     commit(stream, A="1", B="2")
     deliver(stream)
     commit(stream, A="3", B="4")
-    partition = stream.hub._partition_of("A")
+    partition = stream.hub.partition_of("A")
     with stream.hub._connection(partition) as connection, connection:
         connection.execute("DELETE FROM messages")
         connection.execute("UPDATE sqlite_sequence SET seq = 1")

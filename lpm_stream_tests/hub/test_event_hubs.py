@@ -80,10 +80,10 @@ def test_companies_share_batches_and_each_event_has_its_partition_key(server, hu
 def test_companies_go_where_event_hubs_itself_would_send_their_partition_key(hub):
     """Values of the hash as the SDKs for .NET and Java have them; the keys are ASCII and not."""
     resolver = hub._resolver
-    assert [hub._partition_of(company) for company in COMPANIES] == [
+    assert [hub.partition_of(company) for company in COMPANIES] == [
         int(resolver.get_partition_id_by_partition_key(company)) for company in COMPANIES
     ]
-    assert hub._partition_of("Zürich 🚑") in hub.partitions()
+    assert hub.partition_of("Zürich 🚑") in hub.partitions()
 
 
 def test_a_company_too_long_for_a_partition_key_keeps_its_order(server, hub):
@@ -189,7 +189,7 @@ def test_under_traffic_with_forced_disconnects_nothing_is_lost_or_overtaken(serv
 @pytest.mark.parametrize("break_", [EventHubsServer.disconnect_all, EventHubsServer.detach_all])
 def test_a_reader_goes_on_behind_what_it_read_when_its_link_breaks(server, hub, break_):
     hub.send([message("A", version) for version in range(1, 4)])
-    partition = hub._partition_of("A")
+    partition = hub.partition_of("A")
     assert [one.message.version for one in received(hub, partition)] == [1, 2, 3]
     break_(server)
     hub.send([message("A", version) for version in range(4, 7)])
@@ -230,7 +230,7 @@ def test_what_waits_to_be_taken_is_bounded_in_bytes(server, hub, monkeypatch):
     monkeypatch.setattr(event_hubs, "_PREFETCH_BYTES", 16_000_000)
     body = b"x" * 900_000
     hub.send([message("A", version, body=body) for version in range(1, 21)])
-    partition = hub._partition_of("A")
+    partition = hub.partition_of("A")
     [first] = hub.receive(partition, 0, 1)
     [reader] = hub._readers[partition]
     share = 16_000_000 // (2 * event_hubs._READERS)
@@ -243,7 +243,7 @@ def test_what_waits_to_be_taken_is_bounded_in_bytes(server, hub, monkeypatch):
 
 def test_an_event_of_another_program_is_named_and_passed_by(server, hub):
     hub.send([message("A", 1)])
-    partition = hub._partition_of("A")
+    partition = hub.partition_of("A")
     [event] = server.partitions[str(partition)].events
     kept: Partition = server.partitions[str(partition)]
     kept.events.append(type(event)(1, 999, event.enqueued_ms, None, b"\x00\x53\x75\xa0\x03abc"))
@@ -258,7 +258,7 @@ def test_an_event_of_another_program_is_named_and_passed_by(server, hub):
 
 def test_readers_that_come_and_go_do_not_pile_up(server, hub):
     hub.send([message("A", version) for version in range(1, 21)])
-    partition = hub._partition_of("A")
+    partition = hub.partition_of("A")
     for after in range(15):
         assert hub.receive(partition, after, 1)[0].message.version == after + 1
         assert hub.receive(partition, 14 - after, 1)[0].message.version == 15 - after

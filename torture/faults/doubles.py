@@ -7,19 +7,19 @@ from torture.world import World, kill
 
 
 def two_relays(world: World, sizes: Sizes) -> Struck:
-    """A second relay stands by, and takes over when the first is killed."""
+    """A second relay publishes nothing and delivers half, and takes over when the first is killed."""
     first = world.relay
     assert first is not None
-    standing_by = "another worker is at it; standing by"
-    already = world.log.count(standing_by)
+    its_share = "deliver: its share are partitions"
+    already = world.log.count(its_share)
     world.relay = world.start("relay")
-    world.wait_for_log(standing_by, already + 1)  # each of its drains
+    world.wait_for_log(its_share, already + 1)  # each of the two
     time.sleep(sizes.fault_seconds / 2)
     kill(first)
     world.wait_for_delivery()
     time.sleep(sizes.fault_seconds / 2)
     status = world.status()
-    return Struck(1, '"deliverer": "deliver@', status, "standing by")
+    return Struck(1, '"deliverer": "deliver@', status, its_share)
 
 
 def backfill_beside_relay(world: World, sizes: Sizes) -> Struck:
