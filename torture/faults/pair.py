@@ -159,7 +159,8 @@ _OWN: Mapping[str, Callable[[Pair, World, Sizes], Struck]] = {
     "company database restored from an older copy": restore_database,
     "hub messages expired, companies resynced": expire_messages,
 }
-_SHARED = (*stores.FAULTS, *doubles.FAULTS, *(one for one in kills.FAULTS if one.name not in _EMBEDDED_ONLY))
+_ANYWHERE = (*stores.FAULTS, *doubles.FAULTS, *kills.FAULTS)
+_SHARED = tuple(one for one in _ANYWHERE if one.name not in _EMBEDDED_ONLY)
 _IN_SHORT = (
     "broker killed and restarted",
     "server killed and restarted",
