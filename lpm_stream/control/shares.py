@@ -79,6 +79,11 @@ def take(store: ControlStore, feed: str, holder: str, partitions: Sequence[int],
         share = Share(feed, holder, partitions, mine, fence, alone)
         if mine:
             _tell_of_the_dead(connection, share, now)
+            whole = _table.c.name == lease_name("deliver", feed)
+            overlapping = _of(feed) & (~whole if alone else whole)  # of one that was silent: it is not to go on
+            connection.execute(
+                _table.update().where(overlapping).values(holder=holder, fence=fence, expires_at=now)
+            )
             leases.write(connection, share.names, holder, fence, now)
         given_up = (_table.c.holder == holder) & (_table.c.fence != fence) & _of(feed)
         connection.execute(_table.update().where(given_up).values(expires_at=now))

@@ -93,6 +93,15 @@ def test_one_that_does_not_share_takes_all_or_nothing(store):
     assert not take(store, ME, alone=True).partitions
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_silent_one_cannot_go_on_beside_one_that_has_taken_what_it_had_in_another_way(store, alone):
+    mine = take(store, ME, alone=alone)
+    die(store, ME)
+    assert list(take(store, YOU, alone=not alone).partitions) == [0, 1, 2, 3]
+    with pytest.raises(LeaseLostError):
+        shares.renew(store, mine)
+
+
 def test_who_is_at_work_is_told_and_who_waits_is_not(store):
     for holder in (ME, YOU, ME, YOU):
         take(store, holder)
