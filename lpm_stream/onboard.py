@@ -179,7 +179,7 @@ def _load_history(order: Order, stream: Stream, generation: int) -> str:  # noqa
 def _join(order: Order, stream: Stream, generation: int) -> str:  # noqa: ARG001
     feed = stream.spec.name
     parking.try_now(stream.store, feed, order.company.id)
-    holder = leases.holders(stream.store).get(leases.lease_name("deliver", feed))
+    holder = leases.at_work(leases.holders(stream.store), "deliver", feed)
     return (
         f"delivered by {holder}" if holder else "nobody delivers now: start Dagster's daemon, or lpm-stream relay"
     )
