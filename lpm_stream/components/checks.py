@@ -26,6 +26,11 @@ def check_op(spec: FeedSpec) -> str:
     return f"check_{spec.name}_companies"
 
 
+def check_job_name(spec: FeedSpec) -> str:
+    """The name of the job that runs the checks."""
+    return f"check_{spec.name}"
+
+
 def check_specs(spec: FeedSpec) -> list[dg.AssetCheckSpec]:
     """The checks of the company table, each partitioned as the table is."""
     with warnings.catch_warnings():  # partitioned checks are a preview; what is used of them is tested
@@ -89,7 +94,7 @@ def check_job(spec: FeedSpec) -> dg.JobDefinition:
         check_now(spec, context, companies=config.companies, names=config.checks)
 
     @dg.job(
-        name=f"check_{spec.name}",
+        name=check_job_name(spec),
         description=(
             f"Runs the checks of table `{spec.name}` for all companies in one run, or for those that its "
             f"configuration names. Legacy files that are due are compared first."
