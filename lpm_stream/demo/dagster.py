@@ -41,6 +41,14 @@ mutation Run($selector: JobOrPipelineSelector!, $config: RunConfigData!) {
   launchRun(executionParams: {selector: $selector, runConfigData: $config}) { __typename }
 }
 """
+_RUNS = """
+query Runs($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs { results { runId } } } }
+"""
+_END_RUNS = """
+mutation End($ids: [String!]!) {
+  terminateRuns(runIds: $ids, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename }
+}
+"""
 _MORE_RESULTS = 100  # than companies: of runs for some of them since the last for all
 
 
@@ -111,6 +119,12 @@ class Dagster:
         done = self._ask(_RUN_CHECKS, {"selector": place, "config": {}})["launchRun"]["__typename"]
         if done != "LaunchRunSuccess":
             raise LpmStreamError(f"job {job} does not start: {done}; see the logs in {self.logs}")
+
+    def end_runs(self) -> None:
+        """Ends the runs in hand as somebody would by hand: stopped with everything else, they would fail."""
+        running = {"filter": {"statuses": [status.value for status in IN_PROGRESS_RUN_STATUSES]}}
+        if ids := [run["runId"] for run in self._ask(_RUNS, running)["runsOrError"]["results"]]:
+            self._ask(_END_RUNS, {"ids": ids})
 
     def _ask(self, query: str, variables: Mapping[str, Any]) -> Any:
         request = urllib.request.Request(  # noqa: S310 - our own webserver

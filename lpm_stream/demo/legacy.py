@@ -26,7 +26,9 @@ from lpm_stream.stream import Stream
 
 MOST_COMPANIES = 10  # have files: comparing those of more would keep a small machine from streaming
 
-_ARRIVES_AFTER = timedelta(seconds=15)  # of its minute; the stream is to be sooner also while checks run beside it
+_ARRIVES_AFTER = timedelta(
+    seconds=30
+)  # its minute; on a machine that is busy with checks, the stream takes seconds
 _LEAST_ROWS = 3  # in a file with a fault
 _PAUSE_SECONDS = 0.5
 _WRITTEN_BY_US = "# Written by lpm-stream demo: legacy files every minute instead of every hour.\n"
@@ -35,7 +37,7 @@ _OVERRIDES = {
         "period": "minutely",
         "start_format": "%Y%m%d%H%M",
         "cut_seconds": 0,
-        "grace_seconds": 40,
+        "grace_seconds": 60,
         "settle_seconds": 2,
         "empty_periods": "none",  # nobody writes files between two demos
     },
@@ -67,24 +69,25 @@ class LegacySystem:
         fault: the one that has the fault, if it is written already.
     """
 
-    def __init__(self, stream: Stream, location: Location, companies: Sequence[str], fault: Fault | None) -> None:
+    def __init__(
+        self, stream: Stream, location: Location, companies: Sequence[str], fault: Fault | None, now: datetime
+    ) -> None:
         self._stream = stream
         self._location = location
         self._form = declared_format(stream)
         self._wanted = fault
-        self._next = period_at(self._form, datetime.now(UTC) - _ARRIVES_AFTER)
+        self._next = period_at(self._form, now - _ARRIVES_AFTER)
         self._traffic_since: datetime | None = None
         self.companies = tuple(companies[:MOST_COMPANIES])
         self.written: list[Written] = []
         self.fault: Written | None = None
 
-    def begin(self) -> None:
+    def begin(self, now: datetime) -> None:
         """Puts right what an earlier demo has left, and writes the last file of the time before this one.
 
         Raises:
             LpmStreamError: if a file cannot be written, or compared again.
         """
-        now = datetime.now(UTC)
         since = now - timedelta(hours=self._stream.spec.checks.look_back_hours)
         kept = reconciliations.read(self._stream.store, self._stream.spec.name, since=since)
         bad = {(one.company, one.period_start) for one in kept if one.verdict != "passed"}
@@ -101,9 +104,9 @@ class LegacySystem:
         if bad:
             self._compare_again()
 
-    def traffic_begins(self) -> None:
+    def traffic_begins(self, now: datetime) -> None:
         """From the first whole minute of traffic on, there are rows to make a fault of."""
-        self._traffic_since = datetime.now(UTC)
+        self._traffic_since = now
 
     def step(self, now: datetime) -> None:
         """Writes the files that are due.
@@ -158,7 +161,7 @@ def legacy_system(stream: Stream, companies: Sequence[str], fault: Fault | None)
         yield None
         return
     with open_location(stream.settings) as location:
-        yield LegacySystem(stream, location, companies, fault)
+        yield LegacySystem(stream, location, companies, fault, datetime.now(UTC))
 
 
 def keep_writing(system: LegacySystem, over: threading.Event) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 from deltalake import DeltaTable
@@ -28,7 +29,7 @@ from lpm_stream.stream import Stream
 
 _START_SECONDS = 90.0
 _CATCH_UP_SECONDS = 120.0
-_JUDGE_SECONDS = 300.0  # two files of a company, with the run and the alert that follow
+_JUDGE_SECONDS = 360.0  # two files of a company, with the run and the alert that follow
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def run_demo(stream: Stream, demo: Demo) -> Result | None:
     with ExitStack() as stack:
         legacy = stack.enter_context(legacy_system(stream, demo.companies, demo.fault))
         if legacy is not None:
-            legacy.begin()
+            legacy.begin(datetime.now(UTC))
         told = stack.enter_context(receiver())
         variables = told.environment(stream.settings)
         dagster = stack.enter_context(running_dagster(stream.settings, demo.port, variables))
@@ -78,6 +79,7 @@ def run_demo(stream: Stream, demo: Demo) -> Result | None:
         running = _Running(stream, demo, dagster, watch, legacy, workers)
         streamed = running.to_the_end(simulator)
         running.show("stopping")
+        dagster.end_runs()
     return None if streamed is None else _audited(stream, simulator, streamed)
 
 
@@ -142,7 +144,7 @@ class _Running:
         """Keeps the simulator committing, and the screen up to date, for the demo's time."""
         seconds = math.inf if self.demo.seconds is None else self.demo.seconds
         if self.legacy is not None:
-            self.legacy.traffic_begins()
+            self.legacy.traffic_begins(datetime.now(UTC))
         with beside(lambda over: simulator.run(over, seconds), "simulate") as simulating:
             while simulating.is_at_work and not self.demo.stop.is_set():
                 self._require_well()
