@@ -270,4 +270,4 @@ class _Work:
 
 def _begins_by(rows: pa.RecordBatch, version: int) -> bool:
     """Whether a row is of that commit version or an earlier one."""
-    return rows.num_rows > 0 and pc.min(rows.column(COMMIT_VERSION)).as_py() <= version
+    return rows.num_rows > 0 and bool(pc.min(rows.column(COMMIT_VERSION)).as_py() <= version)

@@ -47,7 +47,7 @@ def traffic(stream: Stream) -> None:
 def red(stream: Stream) -> list[tuple[str, str]]:
     """The checks on files that fail, which are told of."""
     teller = Teller(stream)
-    failed = []
+    failed: list[tuple[str, str]] = []
     for result in run_checks(stream, names=["complete_against_legacy"]):
         teller.tell(result)
         if not result.passed:
