@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lpm_stream.status import Status
 
 _INTERRUPTED = 130  # as after Ctrl-C: the audit that --for promises was not made
-_LEAST_SECONDS = 60  # of traffic for a fault: within them a minute begins, whose file it is made in
+_LEAST_SECONDS = 60  # of traffic for a fault: so a minute ends that has enough of it
 Show = Callable[[str, "Status", "Seen", str], None]
 
 

@@ -21,7 +21,7 @@ from lpm_stream.legacy.listing import list_files
 from lpm_stream.legacy.location import Location, open_location
 from lpm_stream.legacy.names import Period, period_at, periods
 from lpm_stream.legacy.reconcile import declared_format
-from lpm_stream.legacy.simulate import Fault, Written, rows_when_cut, write_file
+from lpm_stream.legacy.simulate import Fault, Written, rows_at, rows_when_cut, write_file
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream
 
@@ -30,6 +30,7 @@ MOST_COMPANIES = 10  # have files: comparing those of more would keep a small ma
 # Its minute; also on a machine that checks keep busy, the stream is to be sooner.
 _ARRIVES_AFTER = timedelta(seconds=45)
 _LEAST_ROWS = 3  # in a file with a fault
+_LEAST_TRAFFIC = timedelta(seconds=15)  # before its end; a minute after it was inserted no row is corrected
 _PAUSE_SECONDS = 0.5
 _WRITTEN_BY_US = "# Written by lpm-stream demo: legacy files every minute instead of every hour.\n"
 _OVERRIDES = {
@@ -105,7 +106,7 @@ class LegacySystem:
             self._compare_again()
 
     def traffic_begins(self, now: datetime) -> None:
-        """From the first whole minute of traffic on, there are rows to make a fault of."""
+        """Notes since when there are rows to make a fault of."""
         self._traffic_since = now
 
     def step(self, now: datetime) -> None:
@@ -122,15 +123,17 @@ class LegacySystem:
     def _fault_of(self, company: str, period: Period) -> Fault | None:
         """The fault wanted, if this is the first file that is fit for it.
 
-        The row that is wrong is the first of a whole minute. It is too old to be corrected any more, which would
-        explain it.
+        The row that is wrong is the file's first. It has to be as it was when the file was cut, and too old by now
+        to be corrected any more: a correction would explain what is wrong.
         """
         if self._wanted is None or self.fault is not None or company != self.companies[0]:
             return None
-        if self._traffic_since is None or period.start < self._traffic_since:
+        if self._traffic_since is None or period.end < self._traffic_since + _LEAST_TRAFFIC:
             return None
-        rows = rows_when_cut(self._stream.spec, self._form, self._stream.table, company, period)
-        return self._wanted if rows.height >= _LEAST_ROWS else None
+        spec, table = self._stream.spec, self._stream.table
+        rows = rows_when_cut(spec, self._form, table, company, period)
+        first = rows_at(spec, table, company, period, None).head(1)
+        return self._wanted if rows.height >= _LEAST_ROWS and rows.head(1).equals(first) else None
 
     def _write(self, company: str, period: Period, *, fault: Fault | None = None, issue: int = 0) -> None:
         stream = self._stream
