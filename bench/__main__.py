@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import backlog, hubs, latency, legacy, postgresql
+from bench import backlog, housekeeping, hubs, latency, legacy, postgresql
 from bench.measure import Measure
 
 BUILD = Path("build")
@@ -18,6 +18,7 @@ PARTS = {
     "backlog": backlog.measure,
     "latency": latency.measure,
     "hubs": hubs.measure,
+    "housekeeping": housekeeping.measure,
     "legacy": legacy.measure,
     "postgresql": postgresql.measure,
 }

@@ -6,6 +6,14 @@ import re
 _UNFIT = re.compile(r"\.{3,}|[%\x00-\x1f\x7f]+")
 
 
+_ESCAPED = re.compile("%([0-9A-F]{2})")
+
+
+def company_id(key: str) -> str:
+    """The company of a partition key."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), key)
+
+
 def partition_key(company: str) -> str:
     """The partition key of a company: its id wherever Dagster takes that, never the same for two ids.
 

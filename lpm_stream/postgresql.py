@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 import sqlalchemy as sa
 
+from lpm_stream.database_url import with_password
 from lpm_stream.errors import TargetFaultError
 
 DRIVER_MISSING = "PostgreSQL needs its drivers, which are not installed: pip install 'lpm-stream[postgresql]'"
@@ -30,8 +31,14 @@ _MAINTENANCE = "postgres"  # a database that every server has
 def connection_string(url: sa.URL) -> str:
     """What libpq takes, password included: not to be shown. What the URL's query says wins over our limits.
 
+    A password that is given by reference is looked up.
+
     Not a URL: SQLAlchemy writes a space as `+`, which libpq takes for a plus sign.
+
+    Raises:
+        TargetFaultError: if the reference leads to nothing.
     """
+    url = with_password(url)
     named = {
         "host": url.host,
         "port": url.port,

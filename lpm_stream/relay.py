@@ -64,18 +64,18 @@ def _publishing(
     over = threading.Event()
 
     def keep() -> None:
-        while not over.is_set():
+        while not (over.is_set() or stop.is_set()):
             process = _PROCESSES.Process(target=_publish, args=(settings, spec, prepare), name="publish")
             process.start()
-            while process.is_alive() and not over.wait(_LOOK_SECONDS):
+            while process.is_alive() and not stop.is_set() and not over.wait(_LOOK_SECONDS):
                 pass
-            if over.is_set():
+            if over.is_set() or stop.is_set():  # beside the deliverer, which takes its time to stop, too
                 process.terminate()
                 process.join(_STOP_SECONDS)
                 process.kill()
-            elif not stop.is_set():
-                log.error("publish: its process died (exit code %s); starting another", process.exitcode)
-                over.wait(_FIRST_PAUSE)
+                return
+            log.error("publish: its process died (exit code %s); starting another", process.exitcode)
+            over.wait(_FIRST_PAUSE)
 
     keeper = threading.Thread(target=keep, name="keep-publishing")
     keeper.start()
@@ -107,7 +107,7 @@ def _alerting(stream: Stream, stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         over.set()
-        keeper.join(_STOP_SECONDS)
+        keeper.join(_LOOK_SECONDS)  # what it has in hand is told again next time
 
 
 def _deliver_once(stream: Stream, go_on: Callable[[], bool]) -> bool:
@@ -128,7 +128,9 @@ def _publish(settings: Settings, spec: FeedSpec, prepare: Callable[[], None]) ->
     with open_stream(settings, spec) as stream:
 
         def publish() -> bool:
-            return stream.publisher().drain(poll_seconds=settings.poll_seconds, go_on=go_on).standby
+            publisher = stream.publisher()
+            pause = settings.poll_seconds
+            return publisher.drain(poll_seconds=pause, go_on=go_on, at_once=lambda: not go_on()).standby
 
         _again_and_again("publish", publish, go_on, stop)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from lpm_stream.control import leases, progress, registry
+from lpm_stream.control import audit, leases, progress, registry
 from lpm_stream.delivery.backfill import Backfilled, backfill
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.source.delta import DeltaSource
@@ -52,7 +52,7 @@ def begin_anew(stream: Stream) -> int:
         feed = stream.spec.name
         before = progress.read_cursor(stream.store, feed)
         epoch = max(int(datetime.now(UTC).timestamp() * 1000), before.epoch + 1 if before else 0)
-        companies = registry.registered(stream.store)
+        companies = registry.registered(stream.store, stream.spec.name)
         seen = source.commit_seen(version) or ""
         with stream.store.write() as connection:
             leases.check(connection, lease)
@@ -61,6 +61,7 @@ def begin_anew(stream: Stream) -> int:
                 connection, feed, progress.Cursor(source.table_id, version, version, (), epoch, seen)
             )
             progress.write_published(connection, feed, dict.fromkeys(companies, version))
+            audit.record(connection, "resync", None, {"feed": feed, "version": version, "epoch": epoch})
     finally:
         leases.release(stream.store, lease)
     return version

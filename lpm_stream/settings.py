@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +16,10 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Settings(BaseSettings):
-    """The settings; each field `x` is the environment variable `LPM_STREAM_X`."""
+    """The settings; each field `x` is the environment variable `LPM_STREAM_X`.
+
+    References are as in `secret.resolve`; the hub's URL and those of databases may be references as well.
+    """
 
     model_config = SettingsConfigDict(env_prefix="LPM_STREAM_", frozen=True, extra="forbid")
 
@@ -40,13 +44,11 @@ class Settings(BaseSettings):
     legacy_known_hosts: Path = Field(
         Path("~/.ssh/known_hosts"), description="the host keys that an sftp:// server must have one of"
     )
-    legacy_key: str = Field("", description="the private key for sftp://, as env:NAME or file:PATH")
-    legacy_password: str = Field(
-        "", description="the password for sftp:// where there is no key, as env:NAME or file:PATH"
-    )
+    legacy_key: str = Field("", description="the private key for sftp://, by reference")
+    legacy_password: str = Field("", description="the password for sftp:// where there is no key, by reference")
     alert_urls: str = Field(
         "",
-        description="where alerts go: references env:NAME or file:PATH to Apprise URLs (mailto://, slack://, "
+        description="where alerts go: references to Apprise URLs (mailto://, slack://, "
         "msteams://, jsons:// and so on), with blanks between them",
     )
     alert_reminder_hours: float = Field(4, gt=0, description="pause between reminders of an open incident")
@@ -55,6 +57,16 @@ class Settings(BaseSettings):
     )
     dagster_url: str = Field(
         "http://localhost:3000", description="address of Dagster's UI, for the links in alerts"
+    )
+    user: str = Field("", description="who works here, for the audit beside the account and host")
+    ledger_days: float = Field(
+        14, ge=1, description="how long the ledger keeps each minute; what is older is added up per day"
+    )
+    dagster_event_days: float = Field(
+        1, gt=0, description="how long Dagster keeps what the sensors report; the newest stays"
+    )
+    dagster_run_days: float = Field(
+        7, gt=0, description="how long Dagster keeps finished runs, evaluations of checks, and ticks"
     )
     slots: int = Field(4, ge=1, description="company databases written at the same time")
     poll_seconds: float = Field(0.05, gt=0, description="pause before looking again when there was nothing to do")
@@ -76,6 +88,21 @@ class Settings(BaseSettings):
         }
         missing = {name: value for name, value in defaults.items() if not getattr(settings, name)}
         return settings.model_copy(update={"home": root, **missing})
+
+    @property
+    def keep_ledger(self) -> timedelta:
+        """How long the ledger keeps each minute."""
+        return timedelta(days=self.ledger_days)
+
+    @property
+    def keep_dagster_events(self) -> timedelta:
+        """How long Dagster keeps events outside runs."""
+        return timedelta(days=self.dagster_event_days)
+
+    @property
+    def keep_dagster_runs(self) -> timedelta:
+        """How long Dagster keeps runs."""
+        return timedelta(days=self.dagster_run_days)
 
     def table_location(self, table: str) -> str:
         """Path or URL of a source table."""

@@ -17,7 +17,7 @@ from lpm_stream.stream import Stream
 _WINDOW = timedelta(minutes=5)
 _LOOKED_AT = 200  # messages of a partition, to tell how late each company is
 
-State = Literal["streaming", "idle", "waiting", "parked"]
+State = Literal["streaming", "idle", "waiting", "parked", "paused"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CompanyStatus:
     Attributes:
         company: its id.
         state: streaming (delivered within the last minutes), idle (nothing to deliver), waiting (registered, and
-            nothing delivered yet), parked.
+            nothing delivered yet), parked, paused (somebody wants its changes to wait).
         changes: number of changes delivered, ever.
         lag_seconds: age of its oldest published change that is not delivered; 0 if there is none.
         p50: seconds from commit to applied, over the last minutes; None without traffic.
@@ -37,6 +37,7 @@ class CompanyStatus:
         parked: why and since when, if it is.
         lacks_before: it lacks changes up to this version, from before it was registered; None if it lacks none.
         backfill: how far its loading from the table is, None if it is not being loaded.
+        applied_at: when something was last delivered to it, None if nothing was yet.
     """
 
     company: str
@@ -50,6 +51,13 @@ class CompanyStatus:
     parked: Parked | None
     lacks_before: int | None
     backfill: Backfill | None
+    applied_at: datetime | None
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether there is something to be done for it, or being done."""
+        is_well = self.parked is None and self.lacks_before is None and self.backfill is None
+        return not is_well or self.quarantined > 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
     feed = stream.spec.name
     parked = parking.read_parked(stream.store, feed)
     delivered = progress.read_deliveries(stream.store, feed)
-    ever = ledger.read(stream.store, feed)
+    ever = ledger.read_totals(stream.store, feed)
     lately = ledger.read(stream.store, feed, now - _WINDOW)
     quarantined = quarantine.counts(stream.store, feed)
     incomplete = progress.read_incomplete(stream.store, feed)
@@ -138,11 +146,12 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
         company: one for company, one in backfills.read(stream.store, feed).items() if one.finished_at is None
     }
     holders = leases.holders(stream.store)
+    paused = registry.paused(stream.store)
     statuses = []
-    for company in registry.registered(stream.store):
+    for company in registry.registered(stream.store, stream.spec.name):
         recent = lately.get(company, Latencies())
         newest = delivered.get(company)
-        state = _state(company in parked, newest, now)
+        state = "paused" if company in paused else _state(company in parked, newest, now)
         waiting_since = backlog.since.get(company, backlog.oldest)
         if company in parked:
             waiting_since = parked[company].committed_at
@@ -150,7 +159,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
             CompanyStatus(
                 company=company,
                 state=state,
-                changes=ever.get(company, Latencies()).changes,
+                changes=ever.get(company, 0),
                 lag_seconds=max(0.0, (now - waiting_since).total_seconds()) if waiting_since else 0.0,
                 p50=recent.quantile(0.5),
                 p99=recent.quantile(0.99),
@@ -159,6 +168,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
                 parked=parked.get(company),
                 lacks_before=incomplete.get(company),
                 backfill=loading.get(company) if leases.lease_name("backfill", feed, company) in holders else None,
+                applied_at=newest.applied_at if newest else None,
             )
         )
     return tuple(statuses)

@@ -5,8 +5,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lpm_stream import secret
 from lpm_stream.alerts import raised
 from lpm_stream.control import registry
+from lpm_stream.control.registry import Served
 from lpm_stream.control.store import ControlStore
 from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.drain import Deliverer
@@ -50,6 +52,21 @@ class Stream:
         """The deliver drain."""
         return Deliverer(self.spec, self.hub, self.store, self.settings)
 
+    def served(self, company: str) -> Served:
+        """A company that is served.
+
+        Raises:
+            LpmStreamError: if it is not registered for this feed.
+        """
+        found = registry.served(self.store, self.settings, self.spec.name).get(company)
+        if found is None:
+            raise LpmStreamError(f"company {company!r} is not registered: lpm-stream companies add")
+        return found
+
+    def open_database(self, served: Served) -> CompanyDatabase:
+        """Opens a company's database, as `lpm_stream.delivery.database` does."""
+        return open_database(self.spec, served.company, served.database, served.entitlement)
+
     @contextmanager
     def company_database(self, company: str) -> Iterator[CompanyDatabase]:
         """A registered company's database.
@@ -57,10 +74,7 @@ class Stream:
         Raises:
             LpmStreamError: if the company is not registered, or as `open_database` does.
         """
-        url = registry.database_urls(self.store, self.settings).get(company)
-        if url is None:
-            raise LpmStreamError(f"company {company!r} is not registered: lpm-stream companies add")
-        with closing(open_database(self.spec, company, url)) as database:
+        with closing(self.open_database(self.served(company))) as database:
             yield database
 
 
@@ -86,7 +100,7 @@ def open_hub(settings: Settings) -> Hub:
         LpmStreamError: if it is of a kind that is not supported.
         HubError: if it cannot be opened.
     """
-    kind, _, location = settings.hub_url.partition(":")
+    kind, _, location = secret.resolved(settings.hub_url, "LPM_STREAM_HUB_URL").partition(":")
     if kind == "local":
         return LocalHub(Path(location), settings.hub_partitions, settings.hub_retention_hours)
     if kind == "eventhubs":
@@ -94,8 +108,8 @@ def open_hub(settings: Settings) -> Hub:
     if kind == "kafka":
         return _kafka(location, settings.hub_partitions)
     raise LpmStreamError(
-        f"LPM_STREAM_HUB_URL {kind}:... is not supported; use local:DIRECTORY, eventhubs:env:NAME, "
-        f"eventhubs://NAMESPACE/HUB or kafka://HOST:PORT/TOPIC"
+        "LPM_STREAM_HUB_URL: this kind of hub is not supported; use local:DIRECTORY, eventhubs:env:NAME, "
+        "eventhubs://NAMESPACE/HUB or kafka://HOST:PORT/TOPIC"
     )
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 
-def run(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, *arguments: str, typed: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "lpm_stream", *arguments, "--dir", str(home)],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+        input=typed,
         env=os.environ | {"COLUMNS": "200"} | variables,
     )
 
@@ -50,7 +51,20 @@ def test_odd_ids_are_shown_as_they_are(tmp_path):
     for company in ("[bold]X", "[/red]", "it's"):
         assert run(tmp_path, "companies", "add", company).returncode == 0
     assert run(tmp_path, "companies", "list").stdout.splitlines() == ["[/red]", "[bold]X", "it's"]
-    assert run(tmp_path, "companies", "add", "it's").returncode == 1
+    assert run(tmp_path, "companies", "add", "it's").returncode == 2
+
+
+def test_tidy_works_on_the_control_store_and_on_dagster_where_there_is_one(tmp_path):
+    assert run(tmp_path / "mistyped", "tidy").returncode == 2
+    assert run(tmp_path, "companies", "add", "A").returncode == 0
+    done = run(tmp_path, "tidy", DAGSTER_HOME="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0 minutes of the ledger" in done.stdout
+    assert "DAGSTER_HOME is not set" in done.stdout
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}")
+    done = run(tmp_path, "tidy", DAGSTER_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "0 runs, 0 events and 0 check evaluations" in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["quarantine", "--help"]], ids=str)
@@ -68,3 +82,37 @@ def test_a_fault_needs_a_minute_of_traffic(tmp_path):
     done = run(tmp_path, "demo", "--fault", "nothing-row", "--for", "90")
     assert (done.returncode, "choose one of missing-row" in done.stderr) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_companies_are_declared_in_a_file(tmp_path):
+    file = tmp_path / "companies.yaml"
+    file.write_text("companies:\n  - id: ACME\n    groups: [sipreq]\n  - id: it's\n    state: paused\n")
+    apply = ("companies", "apply", "-f", str(file))
+    shown = run(tmp_path, *apply, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    added = ["+ ACME", "  + groups: [base, sipreq]", "+ it's", "  + groups: [base]", "  + state: paused"]
+    assert shown.stdout.splitlines() == added
+    assert run(tmp_path, "companies", "list").stdout == ""
+    assert run(tmp_path, *apply, "--yes").returncode == 0
+    assert run(tmp_path, *apply, "--yes").stdout == "nothing to change\n"
+    file.write_text(run(tmp_path, "companies", "export").stdout.replace("state: paused", "state: active"))
+    assert run(tmp_path, *apply, typed="n\n").returncode == 1
+    assert "state: paused" in run(tmp_path, "companies", "show", "it's").stdout
+    changed = run(tmp_path, *apply, typed="y\n").stdout.splitlines()
+    assert [line.strip() for line in changed] == ["~ it's", "- state: paused", 'company "it\'s": changed']
+    assert "state: paused" not in run(tmp_path, "companies", "show", "it's").stdout
+    file.write_text("companies:\n  - id: ACME\n    grups: [base]\n")
+    wrong = run(tmp_path, *apply)
+    assert wrong.returncode == 2
+    assert "companies.yaml:3: grups: is not a field here" in wrong.stderr
+
+
+def test_data_is_dropped_with_the_typed_name_only(tmp_path):
+    assert run(tmp_path, "companies", "add", "ACME").returncode == 0
+    wrong = run(tmp_path, "companies", "remove", "ACME", "--drop-data", typed="acme\n")
+    assert wrong.returncode == 2
+    assert "that is not its id: nothing was done" in wrong.stderr
+    assert run(tmp_path, "companies", "list").stdout == "ACME\n"
+    assert run(tmp_path, "companies", "remove", "ACME", "--drop-data", typed="ACME\n").returncode == 0
+    assert run(tmp_path, "companies", "list").stdout == ""
+    assert run(tmp_path, "companies", "add", "ACME").returncode == 0

@@ -113,6 +113,26 @@ def wait_for_table(home: Path) -> None:
     wait_until(lambda: bool(list(home.glob("tables/*/_delta_log/*.json"))))
 
 
+def test_a_company_is_added_while_it_runs(tmp_path):
+    with running(tmp_path, "simulate", "--rate", "500", "--companies", "4"), running(tmp_path, "relay") as relay:
+        wait_for_table(tmp_path)
+        wait_until_relaying(relay)
+        removed = run(tmp_path, "companies", "remove", "COMPANY-02")
+        assert removed.returncode == 0, removed.stderr
+        time.sleep(2)  # long enough for changes that nobody keeps for it
+        added = run(tmp_path, "companies", "add", "COMPANY-02", "--groups", "base", "--name", "Second & Co")
+        assert added.returncode == 0, added.stdout + added.stderr
+        assert "rows loaded" in added.stdout
+        verified_now = run(tmp_path, "verify", "--company", "COMPANY-02", "--json", "-")
+        assert verified_now.returncode == 0, verified_now.stdout + verified_now.stderr
+        [one] = json.loads(verified_now.stdout)["companies"]
+        assert one["counts"]["rows_in_database"] > 100
+        relay.send_signal(signal.SIGTERM)
+        assert relay.wait(6) == 0
+    with closing(sqlite3.connect(tmp_path / "companies" / "COMPANY-02.db")) as connection:
+        assert "sipreq" not in {name for _, name, *_ in connection.execute("PRAGMA table_info(tdr)")}
+
+
 def test_it_ends_at_once_and_in_order_when_it_is_told_to(tmp_path):
     with running(tmp_path, "simulate", "--rate", "2000", "--for", "3"), running(tmp_path, "relay") as relay:
         wait_until_relaying(relay)

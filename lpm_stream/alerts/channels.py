@@ -1,6 +1,6 @@
 """Channels: where alerts go, through Apprise.
 
-A channel is known by its reference, `env:NAME` or `file:PATH`. Its URL holds passwords and tokens: it is resolved
+A channel is known by its reference, such as `env:NAME`. Its URL holds passwords and tokens: it is resolved
 when something is sent, and appears nowhere else.
 """
 
@@ -14,13 +14,12 @@ from urllib.parse import unquote
 
 from lpm_stream.alerts.outbox import Notification
 from lpm_stream.errors import LpmStreamError
-from lpm_stream.secret import resolve
+from lpm_stream.secret import FORMS, is_reference, resolve
 
 if TYPE_CHECKING:
     from apprise import Apprise, NotifyType
 
 _SETTING = "LPM_STREAM_ALERT_URLS"
-_REFERENCE = re.compile(r"(env|file):\S+")
 _MISSING = "alerts need Apprise: pip install 'lpm-stream[alerts]'"
 _TALKATIVE = ("apprise", "urllib3", "requests_oauthlib", "oauthlib")  # whose logs show parts of a URL
 _WORD = re.compile(r"[A-Za-z0-9]+")
@@ -35,11 +34,23 @@ def references(setting: str) -> tuple[str, ...]:
     """
     found = tuple(dict.fromkeys(setting.split()))
     for number, one in enumerate(found, start=1):
-        if not _REFERENCE.fullmatch(one):
+        if not (is_reference(one) and one.partition(":")[2]):
             raise LpmStreamError(
-                f"{_SETTING}: number {number} is no reference: give env:NAME or file:PATH of what holds the URL"
+                f"{_SETTING}: number {number} is no reference: give {FORMS} of what holds the URL"
             )
     return found
+
+
+def check(reference: str) -> str:
+    """Says that a channel is set up, without sending anything.
+
+    Raises:
+        LpmStreamError: if its reference leads to nothing, or to something that is no channel.
+    """
+    url = resolve(reference, _SETTING)
+    with _SENDING, _overheard():
+        _add(_apprise(), reference, url)
+    return "is set up; lpm-stream alerts test sends a sample"
 
 
 def send(reference: str, notification: Notification) -> None:
@@ -56,11 +67,9 @@ def send(reference: str, notification: Notification) -> None:
 
 
 def _notify(reference: str, url: str, notification: Notification) -> bool:
-    try:
-        from apprise import Apprise, NotifyFormat  # noqa: PLC0415 - only where it is needed is it installed
-    except ImportError as error:
-        raise LpmStreamError(_MISSING) from error
-    channel = Apprise()
+    channel = _apprise()
+    from apprise import NotifyFormat  # noqa: PLC0415 - see there
+
     _add(channel, reference, url)
     try:
         done = channel.notify(
@@ -73,6 +82,14 @@ def _notify(reference: str, url: str, notification: Notification) -> bool:
     except Exception as error:  # noqa: BLE001 - a plugin of many; whatever it is, it is one channel's trouble
         raise LpmStreamError(f"{reference}: not sent: {type(error).__name__}") from None
     return bool(done)
+
+
+def _apprise() -> "Apprise":
+    try:
+        from apprise import Apprise  # noqa: PLC0415 - only where it is needed is it installed
+    except ImportError as error:
+        raise LpmStreamError(_MISSING) from error
+    return Apprise()
 
 
 def _add(channel: "Apprise", reference: str, url: str) -> None:

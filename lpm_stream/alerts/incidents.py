@@ -16,6 +16,7 @@ from lpm_stream.alerts import outbox
 from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.look import Look
 from lpm_stream.alerts.message import Event, message
+from lpm_stream.control import audit
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import incidents, silences
 from lpm_stream.errors import LpmStreamError
@@ -218,6 +219,9 @@ def acknowledge(store: ControlStore, feed: str, id_prefix: str) -> Incident:
         raise LpmStreamError(f"id {id_prefix!r} is that of {which}; see lpm-stream alerts list")
     with store.write() as connection:
         _set(connection, found[0].id, {"acknowledged_at": datetime.now(UTC)})
+        cause = found[0].cause
+        details = {"feed": feed, "incident": found[0].id, "cause": cause.kind}
+        audit.record(connection, "acknowledge", cause.company or None, details)
     return found[0]
 
 
@@ -226,6 +230,8 @@ def silence(store: ControlStore, feed: str, silenced: Silence) -> None:
     with store.write() as connection:
         values = asdict(silenced) | {"id": secrets.token_hex(16), "feed": feed}
         connection.execute(silences.insert().values(**values))
+        details = {"feed": feed, "cause": silenced.kind, "until": silenced.until.isoformat()}
+        audit.record(connection, "silence", silenced.company, details)
 
 
 def end_silences(store: ControlStore, feed: str, kind: str | None, company: str | None) -> int:
@@ -236,7 +242,10 @@ def end_silences(store: ControlStore, feed: str, kind: str | None, company: str 
         silences.c.company.is_not_distinct_from(company),
     )
     with store.write() as connection:
-        return connection.execute(silences.delete().where(*mine)).rowcount
+        ended = connection.execute(silences.delete().where(*mine)).rowcount
+        if ended:
+            audit.record(connection, "end_silence", company, {"feed": feed, "cause": kind})
+    return ended
 
 
 def read_silences(store: ControlStore, feed: str) -> list[Silence]:

@@ -63,7 +63,7 @@ def _may_mend_itself(cause: Cause, now: datetime) -> bool:
 
 def _nobody_works(stream: Stream, now: datetime) -> Iterator[Cause]:
     feed = stream.spec.name
-    if not registry.registered(stream.store):
+    if not registry.registered(stream.store, stream.spec.name):
         return  # nothing has begun
     holders = leases.holders(stream.store)
     with stream.store.read() as connection:
@@ -91,7 +91,10 @@ def _parked(stream: Stream, parked: dict[str, Parked], now: datetime) -> Iterato
     feed = stream.spec.name
     prefix = f"{leases.lease_name('backfill', feed)}:"
     loading = any(name.startswith(prefix) for name in leases.holders(stream.store))
+    paused = registry.paused(stream.store)
     for company, state in parked.items():
+        if company in paused:
+            continue  # somebody wants it so
         if state.kind == "held" and loading:
             continue  # a backfill is at work on it, or comes to it
         if state.kind != "gap" and now - state.since < _MENDS_ITSELF_WITHIN:
@@ -177,8 +180,9 @@ def _hub(stream: Stream, backlog: Backlog, now: datetime) -> Iterator[Cause]:
 
 def _undelivered(stream: Stream, told: set[str], backlog: Backlog, now: datetime) -> Iterator[Cause]:
     feed = stream.spec.name
-    too_long = timedelta(seconds=stream.spec.slo_seconds * _TIMES_THE_SLO)
-    for company in sorted(_lacking(stream) - told):
+    promised = registry.slos(stream.store)
+    for company in sorted(_lacking(stream) - told - registry.paused(stream.store)):
+        too_long = timedelta(seconds=promised.get(company, stream.spec.slo_seconds) * _TIMES_THE_SLO)
         since = backlog.since.get(company, backlog.oldest)
         if since is None or now - since < too_long:
             continue
@@ -208,4 +212,4 @@ def _lacking(stream: Stream) -> set[str]:
         place = (newest.epoch, newest.version) if newest else (-1, -1)
         return company in published and place < (cursor.epoch, published[company])
 
-    return set(filter(lacks, registry.registered(stream.store)))
+    return set(filter(lacks, registry.registered(stream.store, stream.spec.name)))

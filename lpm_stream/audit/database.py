@@ -10,8 +10,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
+from lpm_stream import database_url
 from lpm_stream.audit import postgresql, sqlite
 from lpm_stream.audit.buckets import HASH
 from lpm_stream.audit.canonical import DATABASE, ODD, from_database, target_schema
@@ -82,7 +83,7 @@ def database_rows(
         db: the scratch database.
         spec: the feed.
         company: the company's id.
-        url: SQLAlchemy URL of its database.
+        url: SQLAlchemy URL of its database, or a reference to one.
         keys: the keys to read, without NULLs. None reads all rows.
         span: reads, of all rows, those whose event time is from the first aware instant to before the second.
         first: reads what else is wanted of the same snapshot, before the rows are read.
@@ -124,10 +125,7 @@ def database_rows(
 
 @contextmanager
 def _snapshot(url: str) -> Iterator[tuple[sa.Connection, Dialect]]:
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError as error:
-        raise TargetFaultError("its database URL is not a SQLAlchemy URL; correct it in the registry") from error
+    parsed = database_url.parse(url)
     dialect = _DIALECTS.get(parsed.get_backend_name())
     if dialect is None:
         raise TargetFaultError(
@@ -152,6 +150,8 @@ def _require_columns(connection: sa.Connection, spec: FeedSpec) -> None:
     stored = set(connection.execute(anything).keys())
     if lacking := [name for name in spec.column_names if name not in stored]:
         raise TargetFaultError(f"its table {spec.name} lacks the contract's columns {', '.join(lacking)}")
+    if held := [name for name in spec.withheld if name in stored]:
+        raise TargetFaultError(f"its table {spec.name} has columns it is not entitled to: {', '.join(held)}")
 
 
 def _statements(

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lpm_stream.checks.result import MOST_EXAMPLES, Result, Value, severity
-from lpm_stream.control import ledger, parking, quarantine
+from lpm_stream.control import ledger, parking, quarantine, registry
 from lpm_stream.control.latency import Latencies
 from lpm_stream.stream import Stream
 
@@ -15,6 +15,7 @@ def not_parked(stream: Stream, companies: Sequence[str], now: datetime) -> Itera
     """Whether companies receive their changes; one that a backfill holds is meant to wait."""
     spec = stream.spec
     parked = parking.read_parked(stream.store, spec.name)
+    paused = registry.paused(stream.store)
     for company in companies:
         state = parked.get(company)
         if state is None:
@@ -29,7 +30,11 @@ def not_parked(stream: Stream, companies: Sequence[str], now: datetime) -> Itera
             "attempts": state.attempts,
             "next_try_at": state.next_try_at,
         }
-        passed = state.kind == "held" or (state.kind == "fault" and seconds <= spec.checks.grace_seconds)
+        passed = (
+            company in paused
+            or state.kind == "held"
+            or (state.kind == "fault" and seconds <= spec.checks.grace_seconds)
+        )
         what = f"parked since {state.since:%Y-%m-%dT%H:%M:%SZ} ({state.kind}): {state.reason}"
         yield Result("not_parked", company, passed, severity(spec, "not_parked"), what, values)
 
@@ -72,19 +77,20 @@ def latency_slo(stream: Stream, companies: Sequence[str], now: datetime) -> Iter
     spec = stream.spec
     window = timedelta(seconds=spec.checks.latency_window_seconds)
     received = ledger.read(stream.store, spec.name, now - window)
+    promised = registry.slos(stream.store)
     for company in companies:
-        latencies = received.get(company, Latencies())
+        latencies, slo_seconds = received.get(company, Latencies()), promised.get(company, spec.slo_seconds)
         summary = {f"{name}_seconds": value for name, value in latencies.summary().items() if value is not None}
         p99 = latencies.quantile(0.99)
         values = {
             "changes": latencies.changes,
             **summary,
-            "slo_seconds": spec.slo_seconds,
+            "slo_seconds": slo_seconds,
             "stretch_seconds": spec.checks.stretch_seconds,
             "within_stretch": p99 is None or p99 <= spec.checks.stretch_seconds,
         }
-        passed = p99 is None or p99 <= spec.slo_seconds
+        passed = p99 is None or p99 <= slo_seconds
         what = f"no traffic in the last {window.total_seconds():g} s"
         if p99 is not None:
-            what = f"p99 {p99:.3g} s over {latencies.changes:,} changes; promised are {spec.slo_seconds:g} s"
+            what = f"p99 {p99:.3g} s over {latencies.changes:,} changes; promised are {slo_seconds:g} s"
         yield Result("latency_slo", company, passed, severity(spec, "latency_slo"), what, values)

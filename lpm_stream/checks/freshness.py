@@ -7,7 +7,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from lpm_stream.checks.result import Result, Value, severity
-from lpm_stream.control import progress
+from lpm_stream.control import progress, registry
 from lpm_stream.errors import SourceError
 from lpm_stream.status import CompanyStatus, Status, read_status
 from lpm_stream.stream import Stream
@@ -28,8 +28,9 @@ def fresh(stream: Stream, companies: Sequence[str], now: datetime) -> Iterator[R
     delivered = progress.read_deliveries(stream.store, spec.name)
     unpublished = _unpublished_seconds(stream, status, now)
     states = {one.company: one for one in status.companies}
-    limit = spec.slo_seconds + spec.checks.grace_seconds
+    promised = registry.slos(stream.store)
     for company in companies:
+        limit = promised.get(company, spec.slo_seconds) + spec.checks.grace_seconds
         state, last = states[company], delivered.get(company)
         values: dict[str, Value] = {
             "published_version": published.get(company, -1),
@@ -47,6 +48,8 @@ def fresh(stream: Stream, companies: Sequence[str], now: datetime) -> Iterator[R
 def _problem(status: Status, state: CompanyStatus, unpublished: float, limit: float) -> str | None:
     if status.problems:
         return f"cannot be told: {'; '.join(status.problems)}"
+    if state.state == "paused":
+        return None
     if state.lag_seconds > limit:
         who = status.deliverer or "nobody"
         why = "it is parked" if state.parked else f"{who} delivers"
@@ -58,6 +61,8 @@ def _problem(status: Status, state: CompanyStatus, unpublished: float, limit: fl
 
 
 def _well(ever: bool, state: CompanyStatus, last: progress.Delivered | None) -> str:
+    if state.state == "paused":
+        return f"paused: its oldest change has waited for {state.lag_seconds:,.0f} s"
     if state.lag_seconds:
         return f"its oldest change has waited for {state.lag_seconds:,.1f} s"
     if last is None:

@@ -87,7 +87,7 @@ def chosen_companies(stream: Stream, companies: Collection[str] | None) -> list[
     Raises:
         LpmStreamError: if one is not registered.
     """
-    registered = registry.registered(stream.store)
+    registered = registry.registered(stream.store, stream.spec.name)
     if companies is None:
         return registered
     if unknown := sorted(set(companies) - set(registered)):

@@ -5,14 +5,17 @@ from dataclasses import asdict
 from datetime import datetime
 
 from lpm_stream.audit.digest import Digest, Held, held_rows, table_digests
+from lpm_stream.audit.entitled import audit_entitled
 from lpm_stream.audit.report import AuditReport, CompanyAudit, Counts
 from lpm_stream.audit.run import audit
 from lpm_stream.audit.scratch import Scratch, scratch_space
 from lpm_stream.audit.table import pin
 from lpm_stream.checks.result import MOST_EXAMPLES, Result, Value, severity
 from lpm_stream.control import parking, progress, registry
+from lpm_stream.control.registry import Served
 from lpm_stream.errors import SourceError, TargetFaultError
 from lpm_stream.feed.checks import CheckName
+from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.stream import Stream
 
 _NAME: CheckName = "complete_against_source"
@@ -33,54 +36,58 @@ def complete_against_source(stream: Stream, companies: Sequence[str], now: datet
     Raises:
         SourceError: if the source table cannot be read.
     """
-    urls = registry.database_urls(stream.store, stream.settings)
-    agreed = _agreed(stream, {company: urls[company] for company in companies})
+    served = registry.served(stream.store, stream.settings, stream.spec.name)
+    agreed = _agreed(stream, [served[company] for company in companies])
     yield from agreed.values()
     others = [company for company in companies if company not in agreed]
     parked = parking.read_parked(stream.store, stream.spec.name)
     delivered = progress.read_deliveries(stream.store, stream.spec.name)
-    at: dict[int | None, dict[str, str]] = {}
+    at: dict[int | None, list[Served]] = {}
     for company in others:
         newest = delivered.get(company)
         version = newest.version if company in parked and newest else None
-        at.setdefault(version, {})[company] = urls[company]
-    for version, databases in at.items():
+        at.setdefault(version, []).append(served[company])
+    for version, those in at.items():
         try:
-            report = _audit(stream, databases, version)
+            report = _audit(stream, those, version)
         except SourceError as error:
             if version is None:
                 raise
-            yield from (_untold(stream, company, error) for company in databases)
+            yield from (_untold(stream, one.company, error) for one in those)
             continue
         yield from (_result(stream, report, one) for one in report.companies)
 
 
-def _agreed(stream: Stream, urls: Mapping[str, str]) -> dict[str, Result]:
-    """The companies whose count and digest agree with the source table's."""
+def _agreed(stream: Stream, companies: Sequence[Served]) -> dict[str, Result]:
+    """The companies whose count and digest agree with the source table's, of the columns that they are to have."""
+    entitled: dict[tuple[str, ...], list[Served]] = {}
+    for one in companies:
+        entitled.setdefault(one.entitlement.groups, []).append(one)
     agreed: dict[str, Result] = {}
     with scratch_space(stream.settings.home / "scratch") as scratch:
-        for version, held in _at_versions(stream, _held(stream, scratch, urls)).items():
-            try:
-                table = pin(stream.spec, stream.table, version, None)
-                digests = table_digests(scratch, stream.spec, table, held)
-            except SourceError:
-                continue  # that version's files are gone: what the rows show is told
-            for company, one in held.items():
-                if one.digest == digests[company]:
-                    agreed[company] = _agrees(stream, company, one.digest, one.version)
+        for groups, those in entitled.items():
+            spec = stream.spec.for_groups(groups)
+            for version, held in _at_versions(stream, _held(spec, scratch, those)).items():
+                try:
+                    digests = table_digests(scratch, spec, pin(spec, stream.table, version, None), held)
+                except SourceError:
+                    continue  # that version's files are gone: what the rows show is told
+                for company, one_held in held.items():
+                    if one_held.digest == digests[company]:
+                        agreed[company] = _agrees(stream, company, one_held.digest, one_held.version)
     return agreed
 
 
-def _held(stream: Stream, scratch: Scratch, urls: Mapping[str, str]) -> dict[str, Held]:
+def _held(spec: FeedSpec, scratch: Scratch, companies: Sequence[Served]) -> dict[str, Held]:
     """What the databases hold that can be compared at a version."""
     found: dict[str, Held] = {}
-    for company, url in urls.items():
+    for served in companies:
         try:
-            one = held_rows(scratch, stream.spec, company, url)
+            one = held_rows(scratch, spec, served.company, served.database)
         except TargetFaultError:
             continue  # the comparison of its rows tells why
         if one.version >= 0 and not one.between:
-            found[company] = one
+            found[served.company] = one
     return found
 
 
@@ -107,15 +114,18 @@ def _agrees(stream: Stream, company: str, digest: Digest, version: int) -> Resul
     return Result(_NAME, company, True, severity(stream.spec, _NAME), what, values)
 
 
-def _audit(stream: Stream, databases: Mapping[str, str], version: int | None) -> AuditReport:
-    return audit(
-        stream.spec,
-        stream.table,
-        databases,
-        version=version,
-        scratch=stream.settings.home / "scratch",
-        settle_seconds=_SETTLE_SECONDS if version is None else 0,
-    )
+def _audit(stream: Stream, companies: Sequence[Served], version: int | None) -> AuditReport:
+    def one(spec: FeedSpec, databases: Mapping[str, str]) -> AuditReport:
+        return audit(
+            spec,
+            stream.table,
+            databases,
+            version=version,
+            scratch=stream.settings.home / "scratch",
+            settle_seconds=_SETTLE_SECONDS if version is None else 0,
+        )
+
+    return audit_entitled(stream.spec, companies, one)
 
 
 def _untold(stream: Stream, company: str, error: SourceError) -> Result:

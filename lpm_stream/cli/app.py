@@ -9,15 +9,20 @@ from rich.text import Text
 
 from lpm_stream.cli import (
     alerts,
+    audit,
     check,
     companies,
     demo,
+    doctor,
     drains,
+    history,
     load,
+    onboarding,
     quarantine,
     reconcile,
     simulate,
     status,
+    tidy,
     verify,
 )
 from lpm_stream.cli.common import err, set_up_logging
@@ -31,6 +36,8 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(status.status)
+app.command()(doctor.doctor)
+app.command()(history.history)
 app.command()(drains.relay)
 app.command()(drains.publish)
 app.command()(drains.deliver)
@@ -39,8 +46,12 @@ app.command()(reconcile.reconcile)
 app.command()(check.check)
 app.command()(load.backfill)
 app.command()(load.resync)
+app.command()(audit.audit)
+app.command()(tidy.tidy)
 app.command()(simulate.simulate)
 app.command()(reconcile.simulate_legacy)
+companies.app.command()(onboarding.add)
+companies.app.command()(onboarding.apply)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(companies.app, name="companies")
 app.add_typer(quarantine.app, name="quarantine")

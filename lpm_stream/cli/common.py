@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,6 +70,17 @@ def opened(home: Path | None, feed: str | None, *, create: bool = True) -> "Iter
         raise LpmStreamError(f"there is nothing at {settings.home}: check --dir or LPM_STREAM_HOME")
     with open_stream(settings, the_feed(feed, settings.home)) as stream:
         yield stream
+
+
+@contextmanager
+def opened_all(home: Path | None, *, create: bool = True) -> "Iterator[list[Stream]]":
+    """Every feed's stream, for commands on companies, which have one registry.
+
+    Raises:
+        LpmStreamError: as `opened` does.
+    """
+    with ExitStack() as stack:
+        yield [stack.enter_context(opened(home, name, create=create)) for name in load_feeds()]
 
 
 def instant(text: str | None, option: str) -> datetime | None:

@@ -38,7 +38,10 @@ def publish(
     stop = stop_on_signals()
     with opened(home, feed) as stream:
         done = stream.publisher(from_version).drain(
-            poll_seconds=stream.settings.poll_seconds, go_on=lambda: not stop.is_set(), until_caught_up=True
+            poll_seconds=stream.settings.poll_seconds,
+            go_on=lambda: not stop.is_set(),
+            at_once=stop.is_set,
+            until_caught_up=True,
         )
     if json_file:
         write_json(json_file, done)

@@ -51,7 +51,7 @@ def resync(
         if companies is None:
             version = begin_anew(stream)
             err.print(f"the feed goes on behind version {version}; loading its companies", highlight=False)
-            companies = registry.registered(stream.store)
+            companies = registry.registered(stream.store, stream.spec.name)
         _load(stream, companies, rebuild=False, json_file=json_file)
 
 

@@ -117,8 +117,7 @@ def discard(
 
     with opened(home, feed, create=False) as stream:
         chosen = _chosen(stream, ids, company, everything=everything)
-        with stream.store.write() as connection:
-            removed = quarantine.remove(connection, [entry.id for entry in chosen])
+        removed = quarantine.discard(stream.store, stream.spec.name, chosen)
     console.print(f"{removed:,} rows discarded", highlight=False)
 
 

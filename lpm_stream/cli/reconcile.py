@@ -102,7 +102,7 @@ def chosen_fault(name: str | None) -> "Fault | None":
 def _chosen(stream: "Stream", company: str | None) -> list[str]:
     from lpm_stream.control import registry
 
-    known = registry.registered(stream.store)
+    known = registry.registered(stream.store, stream.spec.name)
     if company is not None and company not in known:
         raise LpmStreamError(f"company {company!r} is not registered; lpm-stream companies list shows who is")
     return known if company is None else [company]

@@ -1,23 +1,35 @@
 """status: how the stream is doing, once or live."""
 
 import shlex
-import time
+from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Group, OverflowMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lpm_stream.cli.common import Feed, Home, Json, console, opened, write_json
+from lpm_stream.cli.common import Feed, Home, Json, console, opened, stop_on_signals, write_json
+from lpm_stream.errors import LpmStreamError
 
 if TYPE_CHECKING:
     from lpm_stream.status import CompanyStatus, Status
+    from lpm_stream.stream import Stream
 
-_STATE_STYLES = {"streaming": "green", "idle": "dim", "waiting": "yellow", "parked": "bold red"}
+_STATE_STYLES = {
+    "streaming": "green",
+    "idle": "dim",
+    "waiting": "yellow",
+    "parked": "bold red",
+    "paused": "yellow",
+}
 _SHOWN = 40  # companies; those with something to say come first
+_LINES_BESIDE = 12  # of the screen: what is not a company
+_LONGEST_NAME = 40  # characters of an id on a screen of one line a company
+_LOOK_SECONDS = 2.0
 
 
 def status(
@@ -32,28 +44,53 @@ def status(
     with opened(home, feed, create=False) as stream:
         if json_file:
             write_json(json_file, read_status(stream))
-        elif not watch:
-            console.print(rendered(read_status(stream)))
+        elif watch:
+            _watch(stream)
         else:
-            with Live(console=console, auto_refresh=False, screen=True) as live:
-                while True:
-                    live.update(rendered(read_status(stream)), refresh=True)
-                    time.sleep(1)
+            console.print(rendered(read_status(stream)))
 
 
-def rendered(now: "Status") -> RenderableType:
-    """A status for the terminal."""
+def _watch(stream: "Stream") -> None:
+    """Looks again and again until Ctrl-C; what cannot be read now may be there at the next look."""
+    from lpm_stream.status import read_status
+
+    stop = stop_on_signals()
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while not stop.is_set():
+            try:
+                screen = rendered(read_status(stream), max(console.height - _LINES_BESIDE, 1), one_line=True)
+            except LpmStreamError as error:
+                screen = Text(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  {error}", style="red")
+            live.update(screen, refresh=True)
+            stop.wait(_LOOK_SECONDS)
+
+
+def rendered(now: "Status", at_most: int = _SHOWN, *, one_line: bool = False) -> RenderableType:
+    """A status for the terminal: companies that need attention first, then those that received something last.
+
+    Args:
+        now: the status.
+        at_most: so many companies.
+        one_line: whether each is to take a single line, cut off at the screen's edge.
+    """
     table = Table(title=f"feed {now.feed}", title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    table.add_column("company", overflow="fold")
+    table.expand = one_line
+    cut: OverflowMethod = "ellipsis" if one_line else "fold"
+    table.add_column("company", overflow=cut, no_wrap=one_line, max_width=_LONGEST_NAME if one_line else None)
     for heading in ("delivered", "lag now", "p50", "p99", "version"):
-        table.add_column(heading, justify="right")
-    table.add_column("state")
-    ranked = sorted(now.companies, key=lambda one: (one.parked is None, not one.quarantined, -one.changes))
-    for company in ranked[:_SHOWN]:
+        table.add_column(heading, justify="right", no_wrap=one_line)
+    table.add_column("state", overflow=cut, no_wrap=one_line, ratio=1 if one_line else None)
+    ranked = sorted(now.companies, key=_rank)
+    for company in ranked[:at_most]:
         table.add_row(*_row(company))
-    if len(ranked) > _SHOWN:
-        table.caption = f"and {len(ranked) - _SHOWN:,} more"
+    if len(ranked) > at_most:
+        table.caption = f"and {len(ranked) - at_most:,} more"
     return Group(_summary(now), table, *_notes(now))
+
+
+def _rank(company: "CompanyStatus") -> tuple[bool, bool, bool, float]:
+    newest = company.applied_at.timestamp() if company.applied_at else 0.0
+    return company.parked is None, not company.quarantined, not company.needs_attention, -newest
 
 
 def _row(company: "CompanyStatus") -> tuple[RenderableType, ...]:
@@ -90,8 +127,17 @@ def _summary(now: "Status") -> Text:
     return Text(
         f"{now.at:%Y-%m-%dT%H:%M:%SZ}  published version {now.published_version} ({behind} behind)  "
         f"hub {now.hub_messages:,} messages waiting\n"
-        f"publisher {now.publisher or 'none running'}  deliverer {now.deliverer or 'none running'}"
+        f"publisher {now.publisher or 'none running'}  deliverer {now.deliverer or 'none running'}\n"
+        f"{_counts(now)}"
     )
+
+
+def _counts(now: "Status") -> str:
+    states = Counter[str](company.state for company in now.companies)
+    counts = [f"{states[state]:,} {state}" for state in _STATE_STYLES if states[state]]
+    if quarantined := sum(company.quarantined > 0 for company in now.companies):
+        counts.append(f"{quarantined:,} with rows in quarantine")
+    return f"{len(now.companies):,} companies" + (f": {', '.join(counts)}" if counts else "")
 
 
 def _notes(now: "Status") -> list[Text]:

@@ -15,6 +15,7 @@ from lpm_stream.errors import LpmStreamError
 
 if TYPE_CHECKING:
     from lpm_stream.audit import report as audit_report
+    from lpm_stream.control.registry import Served
     from lpm_stream.stream import Stream
 
 _SETTLE_SECONDS = 15.0  # how long a running stream gets to deliver what it has in hand
@@ -32,22 +33,25 @@ def verify(
     Exit code 1 if anything is missing, extra, different, duplicated or misrouted. While the stream runs, what
     differs is looked at again for some seconds before it counts.
     """
+    from functools import partial
+
+    from lpm_stream.audit.entitled import audit_entitled
     from lpm_stream.audit.run import audit
     from lpm_stream.control import leases
 
     with opened(home, feed, create=False) as stream:
-        databases = _databases(stream, company)
+        companies = _companies(stream, company)
         running = leases.lease_name("deliver", stream.spec.name) in leases.holders(stream.store)
         with _progress() as progress:
-            report = audit(
-                stream.spec,
-                stream.table,
-                databases,
+            one = partial(
+                audit,
+                table=stream.table,
                 version=version,
                 scratch=stream.settings.home / "scratch",
                 settle_seconds=_SETTLE_SECONDS if running and version is None else 0,
                 progress=progress,
             )
+            report = audit_entitled(stream.spec, companies, lambda spec, places: one(spec, databases=places))
     if json_file:
         write_json(json_file, report)
     else:
@@ -56,15 +60,15 @@ def verify(
         raise typer.Exit(1)
 
 
-def _databases(stream: "Stream", company: str | None) -> dict[str, str]:
+def _companies(stream: "Stream", company: str | None) -> "list[Served]":
     from lpm_stream.control import registry
 
-    urls = registry.database_urls(stream.store, stream.settings)
+    served = registry.served(stream.store, stream.settings, stream.spec.name)
     if company is None:
-        return urls
-    if company not in urls:
+        return list(served.values())
+    if company not in served:
         raise LpmStreamError(f"company {company!r} is not registered; lpm-stream companies list shows who is")
-    return {company: urls[company]}
+    return [served[company]]
 
 
 @contextmanager

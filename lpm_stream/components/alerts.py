@@ -19,6 +19,7 @@ from lpm_stream.alerts.run import Round, run
 from lpm_stream.components.keys import company_key, hub_key, source_key
 from lpm_stream.components.partitions import by_partition_key
 from lpm_stream.components.stopping import for_seconds
+from lpm_stream.components.tidying import TIDY
 from lpm_stream.control import registry
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
@@ -96,7 +97,7 @@ def _runs_failed(stream: Stream, instance: dg.DagsterInstance, now: datetime) ->
     for record in instance.get_run_records(failures, limit=_RUNS):  # the newest first
         if _is_of(stream.spec, record):
             newest.setdefault(_job_and_partition(record), record)
-    companies = by_partition_key(registry.registered(stream.store)) if newest else {}
+    companies = by_partition_key(registry.registered(stream.store, stream.spec.name)) if newest else {}
     for (job, partition), record in newest.items():
         if _was_made_up_for(instance, record):
             continue
@@ -121,7 +122,8 @@ def _run_kind(job: str, partition: str) -> str:
 def _is_of(spec: FeedSpec, record: RunRecord) -> bool:
     selected = record.dagster_run.asset_selection or frozenset()
     ours = {source_key(spec), hub_key(spec), company_key(spec)}
-    return bool(selected & ours) or record.dagster_run.job_name.endswith(f"_{spec.name}")
+    job = record.dagster_run.job_name
+    return bool(selected & ours) or job.endswith(f"_{spec.name}") or job == TIDY
 
 
 def _job_and_partition(record: RunRecord) -> tuple[str, str]:

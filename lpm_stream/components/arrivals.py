@@ -95,7 +95,7 @@ def _look(spec: FeedSpec, cursor: Cursor) -> "tuple[Sequence[LegacyFile], frozen
     before = {path: Entry(path, seen.size, seen.modified) for path, seen in cursor.files.items()}
     now = datetime.now(UTC)
     with open_stream(Settings.load(), spec) as stream, open_location(stream.settings) as location:
-        companies = registry.registered(stream.store)
+        companies = registry.registered(stream.store, stream.spec.name)
         listing = list_files(location, declared_format(stream), companies, now, before)
         kept = reconciliations.read(stream.store, spec.name)
     results = {(one.company, one.period_start): one for one in kept}

@@ -4,6 +4,7 @@ from typing import cast
 
 import dagster as dg
 
+from lpm_stream.components.actor import acting
 from lpm_stream.components.by_hand import deliver_now, observe_source, publish_now
 from lpm_stream.components.jobs import CompanyConfig, company_op
 from lpm_stream.components.loading import load_now
@@ -40,6 +41,7 @@ def company_asset(spec: FeedSpec) -> dg.AssetsDefinition:
     def deliver(context: dg.AssetExecutionContext, config: CompanyConfig) -> dg.MaterializeResult[None]:
         if config.load_from == "stream":
             return deliver_now(spec, context.partition_key)
-        return load_now(spec, context.partition_key, rebuild=config.rebuild)
+        with acting(context):
+            return load_now(spec, context.partition_key, rebuild=config.rebuild)
 
     return deliver

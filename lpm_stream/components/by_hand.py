@@ -74,7 +74,7 @@ def deliver_now(spec: FeedSpec, key: str) -> dg.MaterializeResult[None]:
     """
     begun = datetime.now(UTC)
     with open_stream(Settings.load(), spec) as stream:
-        company = company_of(registry.registered(stream.store), key)
+        company = company_of(registry.registered(stream.store, stream.spec.name), key)
         parking.try_now(stream.store, spec.name, company)
         before = ledger.read(stream.store, spec.name, begun).get(company, Latencies())
         ends = {partition: stream.hub.end(partition) for partition in stream.hub.partitions()}

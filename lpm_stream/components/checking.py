@@ -1,10 +1,10 @@
-"""What a run of checks does: it logs one evaluation for each check and company.
+"""What a run of checks does: it logs one evaluation for each check and company, a scheduled one if it is news.
 
 A run has a result for every partition, which a check's own output could not have.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -13,7 +13,8 @@ from lpm_stream.checks.run import run_checks
 from lpm_stream.checks.tell import Teller
 from lpm_stream.components.keys import companies_partitions, company_key, legacy_key
 from lpm_stream.components.partitions import company_of, new_partitions, partition_key
-from lpm_stream.control import registry
+from lpm_stream.components.repeats import is_news, newest_evaluations
+from lpm_stream.control import ledger, registry
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.legacy.report import Reconciliation
 from lpm_stream.settings import Settings
@@ -35,7 +36,7 @@ def check_now(
         LpmStreamError: as `run_checks` does.
     """
     with open_stream(Settings.load(), spec) as stream:
-        registered = registry.registered(stream.store)
+        registered = registry.registered(stream.store, stream.spec.name)
         if context.has_partition_key:
             companies = [company_of(registered, context.partition_key)]
         _add_partitions(stream, context.instance)
@@ -43,11 +44,23 @@ def check_now(
         results = run_checks(
             stream, companies or None, names or None, lambda done: _report_files(spec, context, done)
         )
+        is_worth_it = _whats_news(stream, context)
         for result in results:
-            context.log_event(evaluation(spec, result))  # type: ignore[arg-type]  # it takes them, its types lag
+            if is_worth_it(result):
+                context.log_event(evaluation(spec, result))  # type: ignore[arg-type]  # it takes them, its types lag
             teller.tell(result)
             failed += not result.passed
         context.log.info("%d checks failed", failed)
+
+
+def _whats_news(stream: Stream, context: dg.OpExecutionContext) -> Callable[[Result], bool]:
+    """What a schedule or sensor had checked is reported if it is news; what somebody asked for, always."""
+    if context.run.tags.keys().isdisjoint({"dagster/schedule_name", "dagster/sensor_name"}):
+        return lambda _: True
+    now = datetime.now(UTC)
+    reported = newest_evaluations(context.instance, company_key(stream.spec))
+    active = ledger.read(stream.store, stream.spec.name, now - timedelta(hours=1)).keys()
+    return lambda result: is_news(result, reported, active, now)
 
 
 def _add_partitions(stream: Stream, instance: dg.DagsterInstance) -> None:

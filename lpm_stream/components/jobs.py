@@ -5,6 +5,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field
 
+from lpm_stream.components.actor import acting
 from lpm_stream.components.keys import companies_partitions, company_key
 from lpm_stream.components.loading import discard_now, replay_now, resync_now
 from lpm_stream.feed.spec import FeedSpec
@@ -56,7 +57,8 @@ def quarantine_jobs(spec: FeedSpec) -> list[dg.JobDefinition]:
 def _replay_job(spec: FeedSpec) -> dg.JobDefinition:
     @dg.op(name=f"replay_{spec.name}_rows")
     def replay(context: dg.OpExecutionContext, config: QuarantineConfig) -> None:
-        done = replay_now(spec, context.partition_key, config.ids)
+        with acting(context):
+            done = replay_now(spec, context.partition_key, config.ids)
         context.log.info(
             "%d delivered, %d superseded, %d still refused", done.applied, done.superseded, done.refused
         )
@@ -78,7 +80,9 @@ def _replay_job(spec: FeedSpec) -> dg.JobDefinition:
 def _discard_job(spec: FeedSpec) -> dg.JobDefinition:
     @dg.op(name=f"discard_{spec.name}_rows")
     def discard(context: dg.OpExecutionContext, config: QuarantineConfig) -> None:
-        context.log.info("%d rows discarded", discard_now(spec, context.partition_key, config.ids))
+        with acting(context):
+            discarded = discard_now(spec, context.partition_key, config.ids)
+        context.log.info("%d rows discarded", discarded)
 
     @dg.job(
         name=f"discard_quarantine_{spec.name}",
@@ -96,7 +100,9 @@ def resync_job(spec: FeedSpec) -> dg.JobDefinition:
 
     @dg.op(name=f"begin_{spec.name}_anew")
     def begin_anew(context: dg.OpExecutionContext) -> None:
-        context.log.info("%d companies loaded", resync_now(spec))
+        with acting(context):
+            loaded = resync_now(spec)
+        context.log.info("%d companies loaded", loaded)
 
     @dg.job(
         name=f"resync_{spec.name}",

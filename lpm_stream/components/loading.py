@@ -43,7 +43,7 @@ def load_now(spec: FeedSpec, key: str, *, rebuild: bool) -> dg.MaterializeResult
     """
     teller = _Teller()
     with open_stream(Settings.load(), spec) as stream:
-        company = company_of(registry.registered(stream.store), key)
+        company = company_of(registry.registered(stream.store, stream.spec.name), key)
         done = backfill(
             stream,
             company,
@@ -67,16 +67,17 @@ def replay_now(spec: FeedSpec, key: str, ids: Sequence[str]) -> Replayed:
         LpmStreamError: as `replay` does.
     """
     with open_stream(Settings.load(), spec) as stream:
-        return replay(stream, company_of(registry.registered(stream.store), key), list(ids) or None)
+        return replay(
+            stream, company_of(registry.registered(stream.store, stream.spec.name), key), list(ids) or None
+        )
 
 
 def discard_now(spec: FeedSpec, key: str, ids: Sequence[str]) -> int:
     """Removes a company's rows from quarantine, all or those with these ids; returns how many."""
     with open_stream(Settings.load(), spec) as stream:
-        company = company_of(registry.registered(stream.store), key)
-        found = [entry.id for entry in quarantine.entries(stream.store, spec.name, company)]
-        with stream.store.write() as connection:
-            return quarantine.remove(connection, [one for one in found if not ids or one in ids])
+        company = company_of(registry.registered(stream.store, stream.spec.name), key)
+        found = quarantine.entries(stream.store, spec.name, company)
+        return quarantine.discard(stream.store, spec.name, [one for one in found if not ids or one.id in ids])
 
 
 def resync_now(spec: FeedSpec) -> int:
@@ -87,7 +88,7 @@ def resync_now(spec: FeedSpec) -> int:
     """
     with open_stream(Settings.load(), spec) as stream:
         resync.begin_anew(stream)
-        companies = registry.registered(stream.store)
+        companies = registry.registered(stream.store, stream.spec.name)
         tell = _Teller().tell
         done = list(resync.load(stream, companies, rebuild=False, go_on=until_told_to_stop, tell=tell))
     problems = [f"{one.company!r}: {one.problem}" for one in done if one.loaded is None]

@@ -17,9 +17,9 @@ from lpm_stream.components.events import (
     source_metadata,
 )
 from lpm_stream.components.keys import companies_partitions, company_key, hub_key, source_key
-from lpm_stream.components.partitions import new_partitions, partition_key
+from lpm_stream.components.partitions import gone_partitions, new_partitions, partition_key
 from lpm_stream.components.source_table import look
-from lpm_stream.components.stopping import for_seconds
+from lpm_stream.components.stopping import for_seconds, until_told_to_stop
 from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, ledger, parking, progress
 from lpm_stream.delivery.drain import Delivery
@@ -43,7 +43,8 @@ def publish_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Sens
     go_on = for_seconds(settings.tick_seconds)
     with open_stream(settings, spec) as stream:
         try:
-            done = stream.publisher().drain(poll_seconds=settings.poll_seconds, go_on=go_on)
+            publisher, pause = stream.publisher(), settings.poll_seconds
+            done = publisher.drain(poll_seconds=pause, go_on=go_on, at_once=lambda: not until_told_to_stop())
         except LeaseLostError as error:
             return dg.SensorResult(skip_reason=str(error))
         if done.standby:
@@ -76,17 +77,29 @@ def deliver_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Sens
         except LeaseLostError:
             done = Delivery(standby=True)
         events, cursor = _company_events(stream, context.cursor)
-        news = new_partitions(stream, context.instance)
+        requests = _partition_requests(stream, context.instance)
         what = _standby(stream, "deliver") if done.standby else _delivered(done)
-    if done.problems and not events and not news:  # a tick that fails loses both, so one that has any must not
+    if done.problems and not events and not requests:  # a tick that fails loses both, so one that has any must not
         raise HubError("; ".join(done.problems))
     reported = [f"{len(events)} companies reported"] if events else []
     return dg.SensorResult(
         asset_events=events,
-        dynamic_partitions_requests=[companies_partitions(spec).build_add_request(news)] if news else [],
+        dynamic_partitions_requests=requests,
         cursor=cursor,
         skip_reason="; ".join([what, *reported, *done.problems]),
     )
+
+
+def _partition_requests(
+    stream: Stream, instance: dg.DagsterInstance
+) -> list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]:
+    """Brings the partitions to what the registry says."""
+    partitions = companies_partitions(stream.spec)
+    new, gone = new_partitions(stream, instance), gone_partitions(stream, instance)
+    return [
+        *([partitions.build_add_request(new)] if new else []),
+        *([partitions.build_delete_request(gone)] if gone else []),
+    ]
 
 
 _Events = list[dg.AssetMaterialization | dg.AssetObservation]
@@ -98,7 +111,7 @@ def _company_events(stream: Stream, cursor_text: str | None) -> tuple[_Events, s
     received = ledger.read_by_minute(stream.store, stream.spec.name, cursor.since)
     window = timedelta(seconds=stream.spec.reporting_window_seconds)
     chosen, cursor = reports.choose(cursor, received, now, window, _REPORTS_A_TICK)
-    newest = progress.read_deliveries(stream.store, stream.spec.name)
+    newest = progress.read_deliveries(stream.store, stream.spec.name) if chosen else {}
     events: _Events = [
         dg.AssetMaterialization(
             company_key(stream.spec),

@@ -23,6 +23,7 @@ class Backfill:
         finished_at: when it ended, None while it runs or after it was killed.
         outcome: "loaded", or why it failed; empty while it runs.
         loaded_version: the newest version that this one or an earlier one has loaded, -1 if there is none.
+        generation: of the entitlements with which that was loaded.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Backfill:
     finished_at: datetime | None = None
     outcome: str = ""
     loaded_version: int = -1
+    generation: int = 0
 
 
 def write(connection: sa.Connection, feed: str, company: str, backfill: Backfill) -> None:
@@ -55,6 +57,7 @@ def read(store: ControlStore, feed: str) -> Mapping[str, Backfill]:
             row.finished_at,
             row.outcome,
             row.loaded_version,
+            row.generation,
         )
         for row in rows
     }

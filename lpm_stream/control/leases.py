@@ -23,7 +23,7 @@ from lpm_stream.errors import LeaseLostError, LpmStreamError
 
 log = logging.getLogger(__name__)
 
-Role = Literal["publish", "deliver", "backfill"]
+Role = Literal["publish", "deliver", "backfill", "onboard"]
 
 TTL = timedelta(seconds=10)
 _SHORTEST_PAUSE = 0.5  # seconds

@@ -169,6 +169,7 @@ def read_incomplete(store: ControlStore, feed: str) -> dict[str, int]:
         return found
     begun = datetime.fromtimestamp(cursor.epoch / 1000, UTC)
     late = sa.select(companies.c.company).where(
+        _served,
         companies.c.registered_at > begun,
         ~sa.exists().where(
             backfills.c.feed == feed, backfills.c.company == companies.c.company, backfills.c.loaded_version >= 0
@@ -178,7 +179,8 @@ def read_incomplete(store: ControlStore, feed: str) -> dict[str, int]:
         return dict.fromkeys(connection.execute(late).scalars(), cursor.version) | found
 
 
-_registered = sa.exists().where(companies.c.company == unknown_companies.c.company)
+_served = companies.c.state != "offboarding"
+_registered = sa.exists().where(companies.c.company == unknown_companies.c.company, _served)
 
 
 def _read_unknown(store: ControlStore, feed: str, which: sa.ColumnElement[bool]) -> list[Unknown]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
+from lpm_stream.control import audit
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import quarantine
 from lpm_stream.errors import QuarantineFullError
@@ -170,6 +172,16 @@ def remove(connection: sa.Connection, ids: Sequence[str]) -> int:
         some = quarantine.c.id.in_(ids[start : start + _IDS_AT_ONCE])
         removed += connection.execute(quarantine.delete().where(some)).rowcount
     return removed
+
+
+def discard(store: ControlStore, feed: str, chosen: Sequence[Entry]) -> int:
+    """Removes rows for good, as somebody asked for; returns how many of them were still there."""
+    with store.write() as connection:
+        there = _known(connection, [entry.id for entry in chosen])
+        remove(connection, list(there))
+        for company, rows in Counter(entry.row.company for entry in chosen if entry.id in there).items():
+            audit.record(connection, "discard", company or None, {"feed": feed, "rows": rows})
+    return len(there)
 
 
 def set_reason(connection: sa.Connection, row_id: str, reason: str) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lpm_stream import postgresql
+from lpm_stream import database_url, postgresql
 from lpm_stream.errors import LpmStreamError, TargetFaultError
 from lpm_stream.wal import use_wal
 
-HEAD = "0005"
+HEAD = "0008"
 _BUSY_SECONDS = 10
 _READS = "lpm_stream_reads"
 
@@ -23,7 +23,7 @@ class ControlStore:
         """Opens the store, creating or migrating it where needed.
 
         Args:
-            url: a SQLAlchemy URL.
+            url: a SQLAlchemy URL, or a reference to one.
 
         Raises:
             LpmStreamError: if it cannot be opened or written.
@@ -54,6 +54,10 @@ class ControlStore:
             current = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
             if current == HEAD:
                 return
+            if current is not None and current > HEAD:
+                raise LpmStreamError(
+                    f"the control store is of a newer lpm_stream (schema {current}, not {HEAD}): install that"
+                )
         from lpm_stream.control.migrate import upgrade  # noqa: PLC0415 - Alembic only where there is work
 
         upgrade(connection)
@@ -105,14 +109,14 @@ def among(query: sa.Select[Any], keys: Sequence[Mapping[str, Any]]) -> sa.Select
 
 
 def _engine(url: str) -> sa.Engine:
+    parsed = database_url.parse(url, "LPM_STREAM_CONTROL_URL")
     try:
-        parsed = sa.make_url(url)
         if parsed.get_backend_name() == "postgresql":
             return _postgresql_engine(parsed)
         if parsed.get_backend_name() != "sqlite":
             return sa.create_engine(parsed, pool_pre_ping=True)
     except (sa.exc.ArgumentError, ValueError, ImportError, TargetFaultError) as error:
-        raise LpmStreamError(f"LPM_STREAM_CONTROL_URL: {error}; give a SQLAlchemy URL") from error
+        raise LpmStreamError(f"LPM_STREAM_CONTROL_URL: {error}; give a SQLAlchemy URL") from None
     return _sqlite_engine(parsed)
 
 
@@ -124,7 +128,11 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
         raise LpmStreamError(postgresql.DRIVER_MISSING) from error
 
     def connect() -> psycopg.Connection:
-        return psycopg.connect(postgresql.connection_string(url))
+        try:
+            secret = postgresql.connection_string(url)
+        except TargetFaultError as error:
+            raise LpmStreamError(f"control store: {error}") from None
+        return psycopg.connect(secret)
 
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg", query={}), creator=connect, pool_pre_ping=True

@@ -50,6 +50,17 @@ companies = sa.Table(
     sa.Column("company", _ID, primary_key=True),
     sa.Column("database_url", sa.Unicode(2000)),
     sa.Column("registered_at", UtcDateTime, nullable=False),
+    sa.Column("name", sa.Unicode(200), nullable=False, server_default=""),
+    sa.Column("feeds", sa.Unicode(2000), nullable=False, server_default="[]"),
+    sa.Column("groups", sa.Unicode(2000), nullable=False, server_default='["all"]'),
+    sa.Column("slo_seconds", sa.Float),
+    sa.Column("state", sa.String(12), nullable=False, server_default="active"),
+    sa.Column("labels", sa.UnicodeText, nullable=False, server_default="{}"),
+    sa.Column("contacts", sa.UnicodeText, nullable=False, server_default="[]"),
+    sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("load_generation", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("onboarded_at", UtcDateTime),
+    sa.Column("changed_at", UtcDateTime),
 )
 
 cursors = sa.Table(
@@ -124,6 +135,7 @@ backfills = sa.Table(
     sa.Column("finished_at", UtcDateTime),
     sa.Column("outcome", sa.Unicode(2000), nullable=False),
     sa.Column("loaded_version", sa.BigInteger, nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 ledger = sa.Table(
@@ -134,6 +146,25 @@ ledger = sa.Table(
     sa.Column("minute", UtcDateTime, primary_key=True),
     sa.Column("changes", sa.BigInteger, nullable=False),
     sa.Column("latency", sa.Text, nullable=False),
+    sa.Index("ix_ledger_feed_minute", "feed", "minute"),
+)
+
+ledger_days = sa.Table(
+    "ledger_days",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("day", UtcDateTime, primary_key=True),
+    sa.Column("changes", sa.BigInteger, nullable=False),
+    sa.Column("latency", sa.Text, nullable=False),
+)
+
+ledger_totals = sa.Table(
+    "ledger_totals",
+    metadata,
+    sa.Column("feed", _NAME, primary_key=True),
+    sa.Column("company", _ID, primary_key=True),
+    sa.Column("changes", sa.BigInteger, nullable=False),
 )
 
 quarantine = sa.Table(
@@ -263,4 +294,17 @@ channels = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("next_try_at", UtcDateTime, nullable=False),
     sa.Column("problem", sa.Unicode(2000)),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.String(32), nullable=False),  # as text, since the hash covers just what is stored
+    sa.Column("who", sa.Unicode(400), nullable=False),
+    sa.Column("action", sa.String(63), nullable=False),
+    sa.Column("company", _ID),
+    sa.Column("details", sa.UnicodeText, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Index("ix_audit_company", "company"),
 )

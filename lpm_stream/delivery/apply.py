@@ -1,5 +1,6 @@
 """One company's messages into its database: one transaction, exactly once in effect."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -37,7 +38,11 @@ class Applied:
     refused: int = 0
 
 
-class HeldError(TargetFaultError):
+class WaitsError(TargetFaultError):
+    """The company's stream is meant to wait."""
+
+
+class HeldError(WaitsError):
     """The stream waits for a backfill of this company.
 
     Attributes:
@@ -47,6 +52,20 @@ class HeldError(TargetFaultError):
     def __init__(self, hold: int) -> None:
         super().__init__("held while the company is loaded from the table")
         self.hold = hold
+
+
+class PausedError(WaitsError):
+    """The stream waits until somebody resumes it."""
+
+    def __init__(self, company: str) -> None:
+        super().__init__(f"paused; it goes on from here with lpm-stream companies resume {shlex.quote(company)}")
+
+
+class NotServedError(WaitsError):
+    """The company has been removed from the registry."""
+
+    def __init__(self) -> None:
+        super().__init__("not served any more")
 
 
 @dataclass(frozen=True)

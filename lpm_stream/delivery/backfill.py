@@ -8,13 +8,14 @@ backfill leaves a table that the stream brings to V by itself: its rows carry V,
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import polars as pl
+import sqlalchemy as sa
 
-from lpm_stream.control import backfills, leases, parking, progress, quarantine
+from lpm_stream.control import audit, backfills, leases, parking, progress, quarantine
 from lpm_stream.control.backfills import Backfill
 from lpm_stream.delivery.apply import refusal
 from lpm_stream.delivery.bisect import refused_rows
@@ -69,8 +70,11 @@ def backfill(
         LpmStreamError: if the company is not registered or is being loaded already, or its rows cannot be read or
             written. The stream is released.
     """
-    with _lease(stream, company) as lease, stream.company_database(company) as database:
-        return _Backfill(stream, company, lease, database, go_on, tell).run(rebuild)
+    with _lease(stream, company) as lease:
+        served = stream.served(company)
+        with closing(stream.open_database(served)) as database:
+            work = _Backfill(stream, company, lease, database, go_on, tell)
+            return work.run(rebuild, served.entitlement.generation)
 
 
 class _Backfill:
@@ -94,8 +98,10 @@ class _Backfill:
         self._renewed = 0.0
         self._rebuild = False
         self._refused = 0
+        self._generation = 0
 
-    def run(self, rebuild: bool) -> Backfilled:
+    def run(self, rebuild: bool, generation: int) -> Backfilled:
+        self._generation = generation
         before = self._hold()
         state = None
         try:
@@ -149,16 +155,25 @@ class _Backfill:
     def _begin(self, snapshot: Snapshot) -> Backfill:
         total = snapshot.count(self._company)
         last = backfills.read(self._stream.store, self._stream.spec.name).get(self._company)
-        loaded = last.loaded_version if last else -1
-        state = Backfill(uuid.uuid4().hex, snapshot.version, 0, total, datetime.now(UTC), loaded_version=loaded)
-        self._keep(state)
+        state = Backfill(
+            uuid.uuid4().hex,
+            snapshot.version,
+            0,
+            total,
+            datetime.now(UTC),
+            loaded_version=last.loaded_version if last else -1,
+            generation=last.generation if last else 0,
+        )
+        self._keep(state, begins=True)
         return state
 
-    def _keep(self, state: Backfill) -> None:
+    def _keep(self, state: Backfill, *, begins: bool = False) -> None:
         """Renews the lease and stores how far this is."""
         with self._stream.store.write() as connection:
             leases.check(connection, self._lease)
             backfills.write(connection, self._stream.spec.name, self._company, state)
+            if begins:
+                self._record(connection, "backfill", state)
         self._renewed = time.monotonic()
         self._tell(state.rows, state.total_rows)
 
@@ -176,13 +191,26 @@ class _Backfill:
     def _end_state(self, state: Backfill, outcome: str, loaded: int | None) -> None:
         feed = self._stream.spec.name
         loaded_version = state.loaded_version if loaded is None else loaded
-        ended = replace(state, finished_at=datetime.now(UTC), outcome=outcome, loaded_version=loaded_version)
+        generation = state.generation if loaded is None else self._generation
+        ended = replace(
+            state,
+            finished_at=datetime.now(UTC),
+            outcome=outcome,
+            loaded_version=loaded_version,
+            generation=generation,
+        )
         with self._stream.store.write() as connection:
             backfills.write(connection, feed, self._company, ended)
             if loaded is not None:  # what is still wrong was found wrong again
                 quarantine.remove_before(connection, feed, self._company, loaded)
+            self._record(connection, "backfill_ended", ended)
         parking.try_now(self._stream.store, feed, self._company)
         self._tell(ended.rows, ended.total_rows)
+
+    def _record(self, connection: sa.Connection, action: str, state: Backfill) -> None:
+        details: dict[str, str | int] = {"feed": self._stream.spec.name, "id": state.id, "version": state.version}
+        details |= {"outcome": state.outcome[:2000]} if state.outcome else {"rebuild": self._rebuild}
+        audit.record(connection, action, self._company, details)
 
     def _load(self, snapshot: Snapshot, state: Backfill) -> int:
         if self._rebuild:

@@ -4,10 +4,11 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 import polars as pl
-import sqlalchemy as sa
 
+from lpm_stream import database_url
 from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import LpmStreamError
+from lpm_stream.feed.entitlement import EVERYTHING, Entitlement
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.postgresql import DRIVER_MISSING
 
@@ -59,6 +60,10 @@ class Transaction(Protocol):
         """Puts the replacement into the place of the company's table."""
         ...
 
+    def drop(self) -> None:
+        """Removes the company's table, what is left beside it, and the watermark."""
+        ...
+
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark.
 
@@ -84,34 +89,36 @@ class CompanyDatabase(Protocol):
         ...
 
 
-def open_database(spec: FeedSpec, company: str, url: str) -> CompanyDatabase:
-    """Opens a company's database and makes its tables if it has none.
+def open_database(
+    spec: FeedSpec, company: str, url: str, entitlement: Entitlement = EVERYTHING
+) -> CompanyDatabase:
+    """Opens a company's database, makes its tables if it has none, and brings them to what it may get.
 
     Args:
-        spec: the feed.
+        spec: the feed, whole.
         company: the company's id.
-        url: a SQLAlchemy URL.
+        url: a SQLAlchemy URL, or a reference to one.
+        entitlement: what of the feed the company may get.
 
     Raises:
-        TargetFaultError: if it cannot be reached, or is another company's.
+        EntitlementsChangedError: if it was opened with a newer entitlement before.
+        TargetFaultError: if its URL is none, or it cannot be reached, or is another company's.
         LpmStreamError: if it is of a kind that is not supported, or its driver is not installed.
     """
-    try:
-        parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError) as error:
-        raise LpmStreamError(f"the database URL of company {company!r} cannot be understood: {error}") from error
+    parsed = database_url.parse(url, f"the database of company {company!r}")
+    spec = entitlement.contract(spec)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise LpmStreamError(f"the database URL of company {company!r} names no file; use sqlite:///PATH")
         from lpm_stream.delivery.sqlite import SqliteDatabase  # noqa: PLC0415 - each kind loads its own driver
 
-        return SqliteDatabase(spec, company, parsed.database or "")
+        return SqliteDatabase(spec, company, parsed.database or "", entitlement.generation)
     if parsed.get_backend_name() == "postgresql":
         try:
             from lpm_stream.delivery.postgresql import PostgresqlDatabase  # noqa: PLC0415
         except ImportError as error:
             raise LpmStreamError(DRIVER_MISSING) from error
-        return PostgresqlDatabase(spec, company, parsed)
+        return PostgresqlDatabase(spec, company, parsed, entitlement.generation)
     raise LpmStreamError(
         f"databases of kind {parsed.get_backend_name()!r} are not supported; use sqlite:///PATH or "
         f"postgresql://USER@HOST/DATABASE"

@@ -4,7 +4,7 @@ import logging
 import shlex
 import time
 import traceback
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from lpm_stream.control import leases, parking, progress
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
 from lpm_stream.control.store import ControlStore
-from lpm_stream.delivery.apply import HeldError
+from lpm_stream.delivery.apply import WaitsError
 from lpm_stream.delivery.lanes import Lane, Outcome
 from lpm_stream.delivery.loss import LossCheck
 from lpm_stream.delivery.slots import Slots
@@ -43,6 +43,10 @@ _STUCK_SLOTS = 1_000  # so many databases may keep their tasks waiting before th
 _SAVE_SECONDS = 1.0  # what is not saved is re-read after a crash and dropped by the watermark
 _RECOVERY_SLOTS = 4  # parked companies are retried in slots of their own
 _FINISH_SECONDS = 4.0  # how long the end of a drain waits for transactions in hand
+
+# Tasks that nobody waits for any more, by company: a database that never answers keeps one thread and one
+# connection of the process, not one of each drain.
+_STUCK: defaultdict[tuple[str, str], dict[str, Future[Outcome]]] = defaultdict(dict)
 
 
 @dataclass
@@ -118,7 +122,7 @@ class _Drain:
         self._read_through = {partition: self._saved.get(partition, 0) for partition in hub.partitions()}
         self._partitions = deque(hub.partitions())
         self._lanes: dict[str, Lane] = {}
-        self._stuck: dict[str, Future[Outcome]] = {}
+        self._stuck = _STUCK[settings.control_url, spec.name]
         self._parked = parking.read_parked(store, spec.name)
         self._delivered = progress.read_deliveries(store, spec.name)
         self._loss_check = LossCheck(store, spec.name, hub)
@@ -142,6 +146,7 @@ class _Drain:
                     self._pause()
             wait(self._tasks(), _FINISH_SECONDS)
             self._collect()
+            self._leave_behind()
             self._save()
         finally:
             self._slots.close()
@@ -256,13 +261,22 @@ class _Drain:
                 continue
             patience = _SLOW_RECOVERY_SECONDS if lane.recovering else _SLOW_SECONDS
             if time.monotonic() - lane.started > patience:
-                self._stuck[lane.company] = lane.task
-                self._park(lane, f"the database has not answered for {patience:g} s")
+                self._give_up(lane, lane.task, f"the database has not answered for {patience:g} s")
         for company, task in list(self._stuck.items()):
             if task.done():
-                del self._stuck[company]
+                self._stuck.pop(company, None)
                 if task.exception() is None and company in self._parked:
                     self._answered_late(self._parked[company], task.result())
+
+    def _leave_behind(self) -> None:
+        """Parks companies whose task is not over at the end of the drain: the next one does not begin another."""
+        for lane in list(self._lanes.values()):
+            if lane.task is not None:
+                self._give_up(lane, lane.task, f"the database has not answered for {_FINISH_SECONDS:g} s")
+
+    def _give_up(self, lane: Lane, task: Future[Outcome], reason: str) -> None:
+        self._stuck[lane.company] = task
+        self._park(lane, reason)
 
     def _answered_late(self, state: Parked, outcome: Outcome) -> None:
         """Takes the result of a task that nobody waited for any more: the database is slow, and well."""
@@ -279,7 +293,7 @@ class _Drain:
             self._park(lane, str(error))
         except ChangesMissingError as error:
             self._read_again(lane, error)
-        except HeldError as error:
+        except WaitsError as error:
             self._park(lane, str(error), "held")
         except LpmStreamError as error:
             self._park(lane, str(error))
@@ -309,7 +323,9 @@ class _Drain:
         del self._lanes[lane.company]
         arrived = sum(message.rows for message in outcome.applied.messages) if outcome.applied else 0
         waiting = max(state.waiting + lane.rows - arrived, 0)
-        state = replace(state, sequence_number=outcome.through + 1, waiting=waiting)
+        if state.partition >= 0:
+            state = replace(state, sequence_number=outcome.through + 1)
+        state = replace(_located(state, lane), waiting=waiting)
         if outcome.gap is not None:
             state = state.failed_again(_resync(lane.company, outcome.gap), "gap")
         elif caught_up:
@@ -339,8 +355,7 @@ class _Drain:
         slow = lane.task is not None and time.monotonic() - lane.started > _TAKES_LONG_SECONDS
         if slow and not lane.recovering and lane.waiting_bytes > _WAITING_BYTES / 2:
             assert lane.task is not None  # noqa: S101 - see above
-            self._stuck[lane.company] = lane.task
-            self._park(lane, parking.SLOW)
+            self._give_up(lane, lane.task, parking.SLOW)
 
     def _park_the_lossy(self) -> None:
         """Sets companies aside whose newest changes were published but are nowhere to be found."""
@@ -360,10 +375,10 @@ class _Drain:
         """Sets a company aside; what waits for it is left to its own reader."""
         company = lane.company
         del self._lanes[company]
-        first = lane.first_undelivered()
         if lane.recovering:
-            state = self._parked[company].failed_again(reason, kind)
+            state = _located(self._parked[company], lane).failed_again(reason, kind)
         else:
+            first = lane.first_undelivered()
             assert first is not None  # noqa: S101 - a task always has messages in hand
             place = (lane.partition, first.sequence_number)
             state = parking.park(company, *place, first.message.committed_at, reason, kind=kind)
@@ -457,6 +472,14 @@ class _Drain:
             if first is not None and not lane.recovering:
                 reached[lane.partition] = min(reached[lane.partition], first.sequence_number - 1)
         return reached
+
+
+def _located(state: Parked, lane: Lane) -> Parked:
+    """A parked company's state, with the place of its messages if that was not known before its first one came."""
+    first = lane.first_undelivered()
+    if state.partition >= 0 or first is None:
+        return state
+    return replace(state, partition=first.partition, sequence_number=first.sequence_number)
 
 
 def _resync(company: str, problem: str) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lpm_stream.delivery.database import CompanyDatabase
+from lpm_stream.feed.entitlement import Entitlement
 
 _KEPT_OPEN = 200
-Place = tuple[str, str]  # a company, and the URL of its database
+Place = tuple[str, str, Entitlement]  # a company, where its database is, and what it may get
 
 
 class DatabasePool:

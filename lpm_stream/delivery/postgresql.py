@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from adbc_driver_manager import Error
 
 from lpm_stream import postgresql
-from lpm_stream.delivery.postgresql_schema import fit_to_contract, fitted
+from lpm_stream.delivery.postgresql_schema import fit_to_contract, fit_to_entitlements, fitted
 from lpm_stream.delivery.postgresql_tables import DELETES, TYPES, UPSERTS, PostgresqlTables
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
@@ -42,8 +42,9 @@ _Stages = Mapping[str, Mapping[str, str]]  # temporary tables: name to columns, 
 class PostgresqlDatabase:
     """A company's PostgreSQL database, or schema if its URL sets the `search_path`."""
 
-    def __init__(self, spec: FeedSpec, company: str, url: sa.URL) -> None:
+    def __init__(self, spec: FeedSpec, company: str, url: sa.URL, generation: int = 0) -> None:
         self._spec = spec
+        self._generation = generation
         self._company = company
         self._place = postgresql.shown(url)
         self._tables = PostgresqlTables(spec, company)
@@ -113,6 +114,8 @@ class PostgresqlDatabase:
                 statements = () if transaction.exists(tables.name) else tables.create
                 for statement in (*statements, tables.insert_watermark):
                     transaction.run(statement)
+            remembered = transaction.exists(tables.entitlement_name)
+            fit_to_entitlements(self._spec, transaction, self._generation, remembered=remembered)
             problems = fit_to_contract(self._spec, transaction)
             if problems:
                 self._misfit = (
@@ -165,7 +168,7 @@ class PostgresqlTransaction:
         """Applies changes under the row guard."""
         if self._misfit:
             raise TargetFaultError(self._misfit)
-        changes = fitted(changes, self, self._tables.name)
+        changes = fitted(self._spec, changes, self, self._tables.name)
         deletes = changes[CHANGE_TYPE] == DELETE
         upserts = changes.filter(~deletes) if deletes.any() else changes
         columns = [name for name in changes.columns if name != CHANGE_TYPE]
@@ -184,7 +187,7 @@ class PostgresqlTransaction:
     def fill_replacement(self, rows: pl.DataFrame) -> None:
         """Adds rows to it."""
         name = self._tables.replacement_name
-        rows = fitted(rows, self, name)
+        rows = fitted(self._spec, rows, self, name)
         self._land(UPSERTS, rows, self._tables.upsert(name, rows.columns))
 
     def swap(self) -> None:
@@ -206,6 +209,11 @@ class PostgresqlTransaction:
         if not self.query(self._tables.update_watermark, values):
             raise LeaseLostError(f"another worker with a newer lease writes to {self.place}; this one stops")
         self._watermark = watermark
+
+    def drop(self) -> None:
+        """Removes the company's rows, and the watermark."""
+        for statement in self._tables.drop_all:
+            self.run(statement)
 
     def require_whole(self) -> None:
         """Raises TargetFaultError if a statement has failed: COMMIT would roll back then, and not say so."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from lpm_stream.delivery.entitled import entitled, require_newest
 from lpm_stream.delivery.postgresql_tables import DECLARED, TYPES, PostgresqlTables, widens
 from lpm_stream.errors import TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, POLARS_TYPES, declared_type
@@ -73,16 +74,37 @@ def fit_to_contract(spec: FeedSpec, session: Session) -> list[str]:
     return problems
 
 
-def fitted(rows: pl.DataFrame, session: Session, table: str) -> pl.DataFrame:
+def fit_to_entitlements(spec: FeedSpec, session: Session, generation: int, *, remembered: bool) -> None:
+    """Drops columns that the company may not get any more; `remembered`: whether there is a generation.
+
+    Raises:
+        EntitlementsChangedError: if the database was opened with newer entitlements.
+    """
+    tables = PostgresqlTables(spec, "")
+    rows = session.query(tables.select_entitlement) if remembered else []
+    stored = rows[0][0] if rows else 0
+    require_newest(generation, stored, session.place)
+    for name in _columns(session, spec.name).keys() & set(spec.withheld):
+        session.run(PostgresqlTables.drop_column(spec.name, name))
+        log.info("%s: column %s dropped from table %s", session.place, name, spec.name)
+    if generation > stored:
+        if not remembered:
+            session.run(tables.create_entitlements)
+        session.run(tables.store_entitlement(generation))
+
+
+def fitted(spec: FeedSpec, rows: pl.DataFrame, session: Session, table: str) -> pl.DataFrame:
     """Rows with exactly the types of a table, to which columns are added that the source has gained.
 
     The publisher has decided that they are to be delivered. One that is null throughout may come without a type:
     it waits for its first value.
 
     Raises:
+        EntitlementsChangedError: if the table is not one of the company's entitlements as they are in `spec`.
         TargetFaultError: if a column of the table cannot hold what arrives.
     """
     stored = _columns(session, table)
+    rows = entitled(spec, rows, stored, session.place)
     for name, dtype in rows.schema.items():
         if name == CHANGE_TYPE:
             continue

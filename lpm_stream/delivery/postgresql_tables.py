@@ -39,6 +39,7 @@ class PostgresqlTables:
     """The statements for one feed and one company."""
 
     watermark_name = "_lpm_watermark"
+    entitlement_name = "_lpm_entitlement"
 
     def __init__(self, spec: FeedSpec, company: str) -> None:
         self._spec = spec
@@ -197,6 +198,37 @@ class PostgresqlTables:
             f"INSERT INTO {self.watermark_name} "
             f"VALUES ({literal(self._spec.name)}, {literal(self._company)}, 0, -1, 0, 0, 0, '[]', 0)"
         )
+
+    @property
+    def create_entitlements(self) -> str:
+        """Creates the table that says with which entitlements the company's table was made."""
+        return f"CREATE TABLE {self.entitlement_name} (feed text PRIMARY KEY, generation bigint NOT NULL)"
+
+    @property
+    def select_entitlement(self) -> str:
+        """The generation of the feed's entitlements."""
+        return f"SELECT generation FROM {self.entitlement_name} WHERE feed = {literal(self._spec.name)}"
+
+    def store_entitlement(self, generation: int) -> str:
+        """Stores it."""
+        return (
+            f"INSERT INTO {self.entitlement_name} VALUES ({literal(self._spec.name)}, {generation:d}) "
+            f"ON CONFLICT (feed) DO UPDATE SET generation = excluded.generation"
+        )
+
+    @staticmethod
+    def drop_column(table: str, name: str) -> str:
+        """Drops a column."""
+        return f"ALTER TABLE {quoted(table)} DROP COLUMN {quoted(name)}"
+
+    @property
+    def drop_all(self) -> list[str]:
+        """Removes the company's rows, and what was known of them."""
+        return [
+            f"DROP TABLE IF EXISTS {quoted(self.replacement_name)}",
+            f"DROP TABLE IF EXISTS {quoted(self.name)}",
+            f"DELETE FROM {self.watermark_name} WHERE feed = {literal(self._spec.name)}",
+        ]
 
     @property
     def select_companies(self) -> str:

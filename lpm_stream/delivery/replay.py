@@ -11,7 +11,7 @@ from datetime import date, datetime
 
 import polars as pl
 
-from lpm_stream.control import leases, quarantine
+from lpm_stream.control import audit, leases, quarantine
 from lpm_stream.control.quarantine import Entry
 from lpm_stream.delivery.apply import HeldError
 from lpm_stream.delivery.bisect import refused_rows
@@ -156,7 +156,10 @@ def _settle(
             key = keys[entry.id]
             if key is not None and key in now.refused:
                 quarantine.set_reason(connection, entry.id, now.refused[key])
-    return Replayed(company, applied, superseded, len(entries) - len(done))
+        replayed = Replayed(company, applied, superseded, len(entries) - len(done))
+        details = {"feed": stream.spec.name} | {k: v for k, v in vars(replayed).items() if k != "company"}
+        audit.record(connection, "replay", company, details)
+    return replayed
 
 
 def _keys(spec: FeedSpec, rows: pl.DataFrame) -> list[tuple[object, ...]]:

@@ -14,6 +14,7 @@ import adbc_driver_sqlite.dbapi as adbc
 import polars as pl
 from adbc_driver_manager import Error, IntegrityError, InternalError
 
+from lpm_stream.delivery.entitled import entitled, require_newest
 from lpm_stream.delivery.tables import SqliteTables
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
@@ -34,8 +35,9 @@ _PRAGMAS = (
 class SqliteDatabase:
     """A company's SQLite file."""
 
-    def __init__(self, spec: FeedSpec, company: str, path: str) -> None:
+    def __init__(self, spec: FeedSpec, company: str, path: str, generation: int = 0) -> None:
         self._spec = spec
+        self._generation = generation
         self._company = company
         self._path = path
         self._tables = SqliteTables(spec, company)
@@ -92,6 +94,7 @@ class SqliteDatabase:
                 statements = () if self._spec.name in names else self._tables.create
                 for statement in (*statements, self._tables.insert_watermark):
                     transaction.run(statement)
+            transaction.fit_to_entitlements(self._generation, remembered=self._tables.entitlement_name in names)
             self._misfit = transaction.fit_to_contract()
 
 
@@ -158,6 +161,25 @@ class SqliteTransaction:
         if not self.query(self._tables.update_watermark, values):
             raise LeaseLostError(f"another worker with a newer lease writes to {self._path}; this one stops")
 
+    def drop(self) -> None:
+        """Removes the company's rows, and the watermark."""
+        for statement in self._tables.drop_all:
+            self.run(statement)
+
+    def fit_to_entitlements(self, generation: int, *, remembered: bool) -> None:
+        """Drops columns that the company may not get any more; `remembered`: whether there is a generation."""
+        rows = self.query(self._tables.select_entitlement) if remembered else []
+        stored = rows[0][0] if rows else 0
+        require_newest(generation, stored, self._path)
+        names = {name for name, _, _ in self.query(self._tables.select_columns())}
+        for name in names.intersection(self._spec.withheld):
+            self.run(self._tables.drop_column(name))
+            log.info("%s: column %s dropped from table %s", self._path, name, self._spec.name)
+        if generation > stored:
+            if not remembered:
+                self.run(self._tables.create_entitlements)
+            self.run(self._tables.store_entitlement(generation))
+
     def fit_to_contract(self) -> str | None:
         """Adds columns that the contract has gained; returns what else keeps the table from holding its rows."""
         stored = {name: (dtype, bool(needed)) for name, dtype, needed in self.query(self._tables.select_columns())}
@@ -213,6 +235,7 @@ class SqliteTransaction:
         """
         columns = self.query(self._tables.select_columns(replacement=replacement))
         stored = {name: dtype for name, dtype, _ in columns}
+        changes = entitled(self._spec, changes, stored, self._path)
         arriving = {
             name: found for name, found in changes.schema.items() if name not in (COMMIT_VERSION, CHANGE_TYPE)
         }

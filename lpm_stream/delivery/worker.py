@@ -2,16 +2,19 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.parking import Parked
+from lpm_stream.control.registry import Revision, Served
 from lpm_stream.control.store import ControlStore
-from lpm_stream.delivery.apply import Applied, Batch, HeldError, apply
+from lpm_stream.delivery.apply import Applied, Batch, HeldError, NotServedError, PausedError, apply
 from lpm_stream.delivery.database import CompanyDatabase, open_database
+from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.delivery.lanes import BATCH_ROWS, Outcome
-from lpm_stream.delivery.pool import DatabasePool
+from lpm_stream.delivery.pool import DatabasePool, Place
 from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import HubGapError
 from lpm_stream.feed.spec import FeedSpec
@@ -21,7 +24,7 @@ from lpm_stream.settings import Settings
 log = logging.getLogger(__name__)
 
 _RECOVERY_MESSAGES = 500
-_REGISTRY_SECONDS = 5.0  # how long an answer of the registry holds
+_REGISTRY_SECONDS = 0.5  # how long an answer of the registry holds
 
 
 class Worker:
@@ -33,16 +36,45 @@ class Worker:
         self._store = store
         self._settings = settings
         self._fence = fence
-        self._urls: dict[str, str] = {}
+        self._companies: dict[str, Served] = {}
+        self._revision: Revision | None = None
         self._asked = -_REGISTRY_SECONDS
         self._pool = DatabasePool(self._open)
 
     def is_registered(self, company: str) -> bool:
         """Whether the company is served; the registry is asked again before the answer is no."""
-        if company not in self._urls or time.monotonic() - self._asked > _REGISTRY_SECONDS:
-            self._urls = registry.database_urls(self._store, self._settings)
-            self._asked = time.monotonic()
-        return company in self._urls
+        if company not in self._companies or time.monotonic() - self._asked > _REGISTRY_SECONDS:
+            self._ask()
+        return company in self._companies
+
+    def _ask(self) -> None:
+        """Asks the registry, which for the most part has nothing new to say."""
+        revision = registry.revision(self._store)
+        if revision != self._revision:
+            self._companies = registry.served(self._store, self._settings, self._spec.name)
+            self._revision = revision
+        self._asked = time.monotonic()
+
+    @contextmanager
+    def _borrowed(self, company: str) -> Iterator[CompanyDatabase]:
+        """The database of a company that is to be delivered to.
+
+        Raises:
+            PausedError: if it is paused.
+            NotServedError: if it is not served any more.
+            TargetFaultError: if it cannot be opened.
+        """
+        if not self.is_registered(company):
+            raise NotServedError
+        served = self._companies[company]
+        if served.paused:
+            raise PausedError(company)
+        try:
+            with self._pool.borrow((company, served.database, served.entitlement)) as database:
+                yield database
+        except EntitlementsChangedError:
+            self._asked = -_REGISTRY_SECONDS
+            raise
 
     def serve(self, company: str, received: Sequence[Received], applied_before: int) -> Outcome:
         """Applies messages of one company.
@@ -55,7 +87,7 @@ class Worker:
         Raises:
             LpmStreamError: as `apply` does.
         """
-        with self._pool.borrow((company, self._urls[company])) as database:
+        with self._borrowed(company) as database:
             try:
                 applied = self._apply(database, received, applied_before)
             except HeldError:
@@ -71,7 +103,7 @@ class Worker:
         """
         company = state.company
         wanted = self._published(company) if state.kind == "gap" else None
-        with self._pool.borrow((company, self._urls[company])) as database:
+        with self._borrowed(company) as database:
             mark = self._released(company, database)
             after = state.sequence_number - 1
             if state.kind != "gap":  # else the database's place may be one of a hub file that is gone
@@ -134,9 +166,9 @@ class Worker:
     def _apply(self, database: CompanyDatabase, received: Sequence[Received], applied_before: int) -> Applied:
         return apply(self._spec, database, Batch(received, self._fence, applied_before), self._quarantine)
 
-    def _open(self, place: tuple[str, str]) -> CompanyDatabase:
-        company, url = place
-        return open_database(self._spec, company, url)
+    def _open(self, place: Place) -> CompanyDatabase:
+        company, database, entitlement = place
+        return open_database(self._spec, company, database, entitlement)
 
     def _quarantine(self, refused: Sequence[quarantine.Refused]) -> None:
         with self._store.write() as connection:

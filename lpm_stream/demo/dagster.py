@@ -33,7 +33,7 @@ query Ticks($location: String!, $since: Float!) {
 """
 _CHECKED = """
   {name}: assetCheckExecutions(assetKey: $asset, checkName: "{name}", limit: $limit) {{
-    timestamp evaluation {{ partition success severity }}
+    evaluation {{ partition success severity }}
   }}
 """
 _RUN_CHECKS = """
@@ -90,7 +90,7 @@ class Dagster:
         return sum(state in {"SUCCESS", "SKIPPED"} for state in states)
 
     def checked(self, asset: Sequence[str], names: Collection[str], partitions: int) -> list[Checked]:
-        """The newest results since Dagster was started of an asset's checks, in their order and by partition.
+        """The newest results of an asset's checks, in their order and by partition.
 
         Args:
             asset: the asset's key.
@@ -104,7 +104,7 @@ class Dagster:
         for name in names:
             for one in found[name]:  # the newest first
                 result = one["evaluation"]
-                if result is not None and one["timestamp"] >= self.started_at:
+                if result is not None:
                     key = name, result["partition"]
                     newest.setdefault(key, Checked(*key, result["success"], result["severity"]))
         return list(newest.values())

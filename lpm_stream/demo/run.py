@@ -160,7 +160,9 @@ class _Running:
         def is_done(_status: Status) -> bool:
             seen = self.watch.seen()
             faults = self.watch.faults(seen)
-            shown = any(one.found for one in faults) if self.demo.fault else self.watch.all_compared()
+            shown = (
+                any(one.found for one in faults) if self.demo.fault else self.watch.all_compared() and seen.well
+            )
             return shown and not self.watch.lacks(seen)
 
         self._wait(_Stage("checking", _JUDGE_SECONDS, is_done), or_else=False)
@@ -208,7 +210,7 @@ def _audited(stream: Stream, simulator: Simulator, streamed: _Streamed) -> Resul
         company: latencies.since(streamed.before.get(company, Latencies()))
         for company, latencies in ledger.read(stream.store, stream.spec.name).items()
     }
-    databases = registry.database_urls(stream.store, stream.settings)
+    databases = registry.database_urls(stream.store, stream.settings, stream.spec.name)
     return result_of(
         committed=simulator.committed.changes,
         received=received,

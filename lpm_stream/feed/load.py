@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from lpm_stream.errors import SpecError
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.yaml_file import explained, read_yaml
 
 FEEDS = Path(__file__).parent.parent / "defs"
 COMPONENT = "lpm_stream.components.Feed"
@@ -36,22 +36,13 @@ def load_feed(path: Path) -> FeedSpec:
     Raises:
         SpecError: naming file, line, field and the fix.
     """
-    try:
-        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror}); a feed is declared there") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = str(getattr(error, "problem", error)).splitlines()[0]
-        raise SpecError(f"{path}{line}: not valid YAML: {problem}") from error
+    tree, content = read_yaml(path, "a feed is declared there")
     if not isinstance(content, dict) or content.get("type") != COMPONENT or "attributes" not in content:
         raise SpecError(f"{path}:1: expected 'type: {COMPONENT}' and 'attributes:'")
     try:
         return FeedSpec.model_validate(content["attributes"])
     except ValidationError as error:
-        raise SpecError(_explained(path, tree, error)) from error
+        raise SpecError(explained(path, tree, error, "attributes")) from error
 
 
 def overridden(spec: FeedSpec, home: Path) -> FeedSpec:
@@ -66,20 +57,13 @@ def overridden(spec: FeedSpec, home: Path) -> FeedSpec:
     path = override_path(spec, home)
     if not path.exists():
         return spec
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    tree, content = read_yaml(path, "what is different about the feed here is declared there")
     if not isinstance(content, dict):
-        raise SpecError(f"{path}: expected fields of a feed, such as 'checks:'")
+        raise SpecError(f"{path}:1: expected fields of a feed, such as 'checks:'")
     try:
         return FeedSpec.model_validate(_merged(spec.model_dump(), content))
     except ValidationError as error:
-        problems = [
-            f"{path}: {'.'.join(map(str, problem['loc']))}: {_fix(problem)}"
-            for problem in error.errors(include_url=False)
-        ]
-        raise SpecError("\n".join(problems)) from error
+        raise SpecError(explained(path, tree, error)) from error
 
 
 def override_path(spec: FeedSpec, home: Path) -> Path:
@@ -95,36 +79,3 @@ def _merged(declared: Mapping[str, Any], wins: Mapping[str, Any]) -> dict[str, A
             value = _merged(before, value)  # noqa: PLW2901 - the section
         merged[name] = value
     return merged
-
-
-def _explained(path: Path, tree: yaml.Node | None, error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors(include_url=False):
-        location = tuple(problem["loc"])
-        line = _line_of(tree, ("attributes", *location))
-        field = ".".join(str(part) for part in location) or "attributes"
-        problems.append(f"{path}:{line}: {field}: {_fix(problem)}")
-    return "\n".join(problems)
-
-
-def _fix(problem: Any) -> str:
-    if problem["type"] == "missing":
-        return "is required; add it"
-    if problem["type"] == "extra_forbidden":
-        return "is not a field here; remove it or correct its name"
-    return str(problem["msg"]).removeprefix("Value error, ")
-
-
-def _line_of(node: yaml.Node | None, location: tuple[str | int, ...]) -> int:
-    """The 1-based line of the deepest part of `location` that exists."""
-    line = 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == part), None)
-            if found is None:
-                return line
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line

@@ -1,13 +1,14 @@
 """What a feed declares: one table, its contract, and the promises made about it."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     ValidationInfo,
     field_validator,
@@ -19,6 +20,7 @@ from lpm_stream.feed.legacy import LegacyFormat
 
 ColumnType = Literal["string", "int32", "int64", "float64", "boolean", "timestamp", "date"]
 Owner = Annotated[str, StringConstraints(pattern=r"^(team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+)$")]
+BASE_GROUP, EVERY_GROUP = "base", "all"
 LONGEST_COMPANY_ID = 450  # characters: the longest text SQL Server takes into a key
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -37,7 +39,15 @@ class Column(BaseModel):
         description="what a value that breaks the contract sends to quarantine: the row, or a copy of the row, "
         "which itself is delivered with NULL in that place",
     )
+    group: Name = Field(BASE_GROUP, description="only companies that are entitled to this group get the column")
     description: str = Field(min_length=1)
+
+    @field_validator("group")
+    @classmethod
+    def _group_is_one(cls, group: str) -> str:
+        if group == EVERY_GROUP:
+            raise ValueError(f"{EVERY_GROUP!r} stands for every group; choose another name")
+        return group
 
     @model_validator(mode="after")
     def _length_is_for_strings(self) -> Self:
@@ -80,6 +90,8 @@ class FeedSpec(BaseModel):
     )
     legacy: LegacyFormat | None = Field(None, description="the flat files that the stream is compared with")
     checks: Checks = Field(Checks(), description="how strict the checks of the company tables are")
+
+    _withheld: tuple[str, ...] = PrivateAttr(())
 
     @field_validator("legacy")
     @classmethod
@@ -125,6 +137,16 @@ class FeedSpec(BaseModel):
             raise ValueError("schema_policy: evolve needs wire_format: avro; NDJSON does not carry column types")
         return self
 
+    @model_validator(mode="after")
+    def _groups_leave_a_table(self) -> Self:
+        """What every company needs is of group `base`, also since all else is nullable: see above."""
+        if needed := [one.name for one in self.columns if one.group != BASE_GROUP and not one.nullable]:
+            raise ValueError(
+                f"columns: {_listed(needed)} is not in group {BASE_GROUP}: a company may be granted it later, so "
+                f"declare it nullable, or put it into {BASE_GROUP}"
+            )
+        return self
+
     def _referenced_columns(self) -> Iterable[tuple[str, str]]:
         yield "company_column", self.company_column
         yield "event_time_column", self.event_time_column
@@ -144,6 +166,34 @@ class FeedSpec(BaseModel):
         if found is None:
             raise KeyError(name)
         return found
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that its columns are in, `base` first."""
+        return tuple(dict.fromkeys((BASE_GROUP, *(column.group for column in self.columns))))
+
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """The columns that are left out of this contract, see `for_groups`."""
+        return self._withheld
+
+    def for_groups(self, groups: Collection[str]) -> Self:
+        """The contract of a company that is entitled to these groups: `base` always, with `all` every one.
+
+        Columns of other groups are neither among `columns` nor among those of the legacy files; `withheld` names
+        them. Columns that the source gains besides the contract count as `base`.
+        """
+        held = [one.name for one in self.columns if one.group not in {BASE_GROUP, *groups}]
+        if not held or EVERY_GROUP in groups:
+            return self
+        legacy = self.legacy
+        if legacy is not None:
+            kept = {name: None if column in held else column for name, column in legacy.columns.items()}
+            legacy = legacy.model_copy(update={"columns": kept})
+        columns = tuple(one for one in self.columns if one.name not in held)
+        narrowed = self.model_copy(update={"columns": columns, "legacy": legacy})
+        narrowed._withheld = tuple(held)  # noqa: SLF001 - of this class
+        return narrowed
 
     @property
     def column_names(self) -> list[str]:

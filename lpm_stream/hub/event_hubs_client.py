@@ -19,7 +19,7 @@ from azure.eventhub.exceptions import EventHubError
 
 from lpm_stream.errors import HubError, LpmStreamError
 from lpm_stream.hub.bounded import within
-from lpm_stream.secret import resolve
+from lpm_stream.secret import FORMS, is_reference, resolve
 
 _ASK_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
@@ -76,9 +76,10 @@ def access(location: str) -> Access:
     """Reads what follows `eventhubs:` in a hub's URL.
 
     Args:
-        location: `env:NAME` or `file:PATH` with a connection string, then `?hub=NAME` where that names no event
-            hub; or `//NAMESPACE.servicebus.windows.net/HUB` with the credentials that `azure-identity` finds.
-            `consumer_group=NAME` says as whom to read, `$Default` if left out.
+        location: a reference to a connection string (`env:NAME`, `file:PATH` or `keyvault:VAULT/SECRET`), then
+            `?hub=NAME` where that names no event hub; or `//NAMESPACE.servicebus.windows.net/HUB` with the
+            credentials that `azure-identity` finds. `consumer_group=NAME` says as whom to read, `$Default` if left
+            out.
 
     Raises:
         LpmStreamError: if it is neither.
@@ -103,10 +104,8 @@ def access(location: str) -> Access:
             "credential": DefaultAzureCredential(),
         }
         return Access(f"event hub {hub}", group, connection)
-    if not place.startswith(("env:", "file:")):
-        raise LpmStreamError(
-            "a connection string is given by reference: eventhubs:env:NAME or eventhubs:file:PATH"
-        )
+    if not is_reference(place):
+        raise LpmStreamError(f"a connection string is given by reference: eventhubs: and {FORMS}")
     connection = {"conn_str": resolve(place, "LPM_STREAM_HUB_URL")} | ({"eventhub_name": hub} if hub else {})
     return Access(f"event hub {hub}".strip() + f" of {place}", group, connection)
 

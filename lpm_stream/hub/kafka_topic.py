@@ -47,7 +47,7 @@ def topic(location: str) -> Topic:
 
     Args:
         location: `//HOST:PORT[,HOST:PORT]/TOPIC`, then, after a `?`, any of `security` (`SASL_SSL`, `SSL`),
-            `mechanism` (default `PLAIN`), `username`, `password` (by reference: `env:NAME` or `file:PATH`), `ca`
+            `mechanism` (default `PLAIN`), `username`, `password` (by reference), `ca`
             (a file), `replication` and `retention_hours` of a topic that is created. For the Kafka endpoint of
             Event Hubs `password` refers to the connection string; nothing else is needed.
 

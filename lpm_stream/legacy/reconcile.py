@@ -1,8 +1,9 @@
 """The comparison of legacy files with the companies' tables: of those there are, and of those there should be."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from lpm_stream.audit.scratch import Scratch, scratch_space
 from lpm_stream.audit.table import pin
 from lpm_stream.control import reconciliations, registry
+from lpm_stream.control.registry import Served
 from lpm_stream.errors import LegacyError, LpmStreamError, NoDatabaseError, TargetFaultError
 from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.feed.schema import COMMIT_VERSION
@@ -55,7 +57,7 @@ def look(stream: Stream, location: Location, now: datetime, before: Listing | No
     Raises:
         LegacyError: if they cannot be listed.
     """
-    companies = registry.registered(stream.store)
+    companies = registry.registered(stream.store, stream.spec.name)
     return list_files(location, declared_format(stream), companies, now, before.look if before else None)
 
 
@@ -93,9 +95,13 @@ def reconcile(
         LpmStreamError: if the feed declares no legacy files.
     """
     form = declared_format(stream)
-    urls = registry.database_urls(stream.store, stream.settings)
-    chosen = sorted(urls.keys() if companies is None else urls.keys() & set(companies))
-    work = _Work(stream, form=form, location=location, listing=listing, urls=urls, now=now)
+    served = registry.served(stream.store, stream.settings, stream.spec.name)
+    chosen = sorted(served.keys() if companies is None else served.keys() & set(companies))
+    contracts = {one.entitlement.groups: one.entitlement.contract(stream.spec) for one in served.values()}
+    works = {
+        groups: _Work(replace(stream, spec=spec), location=location, listing=listing, served=served, now=now)
+        for groups, spec in contracts.items()
+    }
     tasks: list[LegacyFile | Absent] = [
         file
         for file in listing.files
@@ -110,6 +116,7 @@ def reconcile(
     tasks.sort(key=lambda task: (task.period.start, task.company))
     results: list[Reconciliation] = []
     for task in tasks:
+        work = works[served[task.company].entitlement.groups]
         result = work.file(task) if isinstance(task, LegacyFile) else work.absent(task)
         if result is None:
             continue
@@ -121,23 +128,22 @@ def reconcile(
 
 
 class _Work:
-    """One pass over files."""
+    """One pass over files of companies that get the same columns."""
 
     def __init__(
         self,
         stream: Stream,
         *,
-        form: LegacyFormat,
         location: Location,
         listing: Listing,
-        urls: dict[str, str],
+        served: Mapping[str, Served],
         now: datetime,
     ) -> None:
         self._stream = stream
-        self._form = form
+        self._form = form = declared_format(stream)
         self._location = location
         self._listing = listing
-        self._urls = urls
+        self._served = served
         self._now = now
         self._spec = compared(stream.spec, form)
         self._commits = Commits(pin(stream.spec, stream.table, None, None))
@@ -167,7 +173,7 @@ class _Work:
     def _compared(self, scratch: Scratch, file: LegacyFile) -> Reconciliation:
         db, spec, form = scratch.db, self._spec, self._form
         db.execute(f"SET memory_limit = '{_MEMORY}'")
-        target = Target(file.company, self._urls[file.company])
+        target = Target(file.company, self._served[file.company].database)
         with db.cursor() as own, ThreadPoolExecutor(1) as beside, suppress(NoDatabaseError):
             staged = beside.submit(self._staged, own, file)  # both sides at once: they keep a core busy each
             stage_period(db, spec, form, target, file.period)
@@ -245,7 +251,7 @@ class _Work:
     def _has_rows(self, task: Absent) -> bool:
         """Whether the company has rows that the file would have: what was committed after the cut it would not."""
         version = self._commits.newest_by(task.period.end + timedelta(seconds=self._form.cut_seconds))
-        target = Target(task.company, self._urls[task.company])
+        target = Target(task.company, self._served[task.company].database)
         with scratch_space(self._stream.settings.home / "scratch") as scratch:
             try:
                 with stored_rows(scratch.db, self._spec, target, task.period) as stored:

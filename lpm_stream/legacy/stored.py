@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
 from adbc_driver_manager import Error
-from sqlalchemy.exc import ArgumentError
 
+from lpm_stream import database_url
 from lpm_stream.audit.canonical import from_database
 from lpm_stream.audit.database import database_rows
 from lpm_stream.audit.report import KeyPart
@@ -81,10 +81,7 @@ def stored_rows(db: duckdb.DuckDBPyConnection, spec: FeedSpec, target: Target, w
         NoDatabaseError: if there is no database: right for a company that has received nothing.
         TargetFaultError: if it cannot be read, or holds something other than the contract's types.
     """
-    try:
-        url = sa.make_url(target.url)
-    except ArgumentError as error:
-        raise TargetFaultError("its database URL is not a SQLAlchemy URL; correct it in the registry") from error
+    url = database_url.parse(target.url)
     if url.get_backend_name() == "sqlite":
         yield Stored(_read_sqlite(spec, url, wanted), [from_database(spec, column) for column in spec.columns])
         return

@@ -71,6 +71,10 @@ class _Outbox:
         return self.bytes >= _SEND_BYTES or time.monotonic() - self.since >= _SEND_SECONDS
 
 
+class _GivenUpError(Exception):
+    """The commit in hand is left for next time: the process is to end."""
+
+
 class Publisher:
     """Publishes one feed's changes under its lease."""
 
@@ -97,13 +101,22 @@ class Publisher:
         self._published: dict[str, int] = {}
         self._full: frozenset[str] = frozenset()
         self._seen = ""
+        self._at_once: Callable[[], bool] = lambda: False
 
-    def drain(self, *, poll_seconds: float, go_on: Callable[[], bool], until_caught_up: bool = False) -> Published:
+    def drain(
+        self,
+        *,
+        poll_seconds: float,
+        go_on: Callable[[], bool],
+        at_once: Callable[[], bool] = lambda: False,
+        until_caught_up: bool = False,
+    ) -> Published:
         """Publishes new commits as they appear.
 
         Args:
             poll_seconds: pause when there is no new commit.
             go_on: asked before each commit; False ends the drain.
+            at_once: asked within a commit, which may be large; True gives it up: it is published anew next time.
             until_caught_up: end when there is no new commit.
 
         Raises:
@@ -117,6 +130,7 @@ class Publisher:
             done.standby = True
             return done
         try:
+            self._at_once = at_once
             self._drain(lease, done, poll_seconds, go_on, until_caught_up)
         except (SourceError, HubError) as error:
             raised.publishing_stopped(self._store, self._spec.name, error)
@@ -200,6 +214,8 @@ class Publisher:
         try:
             while done.version < done.newest_version and not outbox.due() and go_on():
                 self._pack_next(lease, outbox, done)
+        except _GivenUpError:
+            outbox.drop_behind(done.version)
         except SourceError:
             # The commits before the one that cannot be read are complete: they go out first.
             outbox.drop_behind(done.version)
@@ -211,7 +227,7 @@ class Publisher:
 
     def _pack_next(self, lease: leases.Lease, outbox: _Outbox, done: Published) -> None:
         changes = self._source.changes(done.version + 1)
-        changes = replace(changes, batches=self._renewing(lease, changes.batches))
+        changes = replace(changes, batches=self._attended(lease, changes.batches))
         place = Place(self._epoch, self._published, self._full)
         for item in messages_of(self._spec, changes, place, self._registered, self._hub.max_body_bytes):
             if isinstance(item, VersionReport):
@@ -225,17 +241,19 @@ class Publisher:
                     leases.renew(self._store, lease)
         done.version += 1
 
-    def _renewing(self, lease: leases.Lease, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    def _attended(self, lease: leases.Lease, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """A commit's batches, with the lease kept: a commit may take longer than it lasts and yet send nothing."""
         renewed = time.monotonic()
         for batch in batches:
+            if self._at_once():
+                raise _GivenUpError
             if time.monotonic() - renewed > leases.TTL.total_seconds() / 3:
                 leases.renew(self._store, lease)
                 renewed = time.monotonic()
             yield batch
 
     def _registered(self) -> frozenset[str]:
-        return frozenset(registry.registered(self._store))
+        return frozenset(registry.registered(self._store, self._spec.name))
 
     def _send(self, outbox: _Outbox, done: Published) -> None:
         self._hub.send(outbox.messages)

@@ -9,7 +9,7 @@ import pytest
 from deltalake import DeltaTable
 
 from lpm_stream.components.partitions import partition_key
-from lpm_stream.control import quarantine
+from lpm_stream.control import audit, quarantine
 from lpm_stream.control.registry import register
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.stream import Stream
@@ -73,8 +73,11 @@ def test_quarantine_is_replayed_and_discarded(stream, run, company):
     run("discard_quarantine_orders", company, ops=op)
     assert quarantine.counts(stream.store, SPEC.name) == {company: 1}
     op["discard_orders_rows"]["config"]["ids"] = [entry.id]
-    run("discard_quarantine_orders", company, ops=op)
+    done = run("discard_quarantine_orders", company, ops=op)
     assert quarantine.counts(stream.store, SPEC.name) == {}
+    by_dagster = [one for one in audit.entries(stream.store, company=company) if "Dagster run" in one.who]
+    assert [one.action for one in by_dagster] == ["replay", "discard"]
+    assert f"Dagster run {done.run_id[:8]} (" in by_dagster[-1].who
 
 
 def test_the_feed_is_begun_anew(stream, run, company):

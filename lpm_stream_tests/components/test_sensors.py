@@ -11,6 +11,7 @@ from deltalake import DeltaTable, write_deltalake
 from lpm_stream.components.partitions import partition_key
 from lpm_stream.components.tally import Tally
 from lpm_stream.control import leases, ledger, parking
+from lpm_stream.control.entries import set_state
 from lpm_stream.control.registry import register
 from lpm_stream.errors import HubError, SchemaError
 from lpm_stream_tests.example import SPEC, START, append, assert_delivered, deliver, orders, publish
@@ -209,3 +210,12 @@ def test_a_parked_company_is_reported_with_what_an_operator_asks(stream, tick):
     assert values["next_try_at"] >= values["parked_since"]
     second = tick("deliver_orders", first.cursor)
     assert not any(isinstance(event, dg.AssetObservation) for event in second.asset_events)
+
+
+def test_partitions_of_removed_companies_are_removed(stream, tick, instance):
+    tick("deliver_orders")
+    assert sorted(instance.get_dynamic_partitions("customer")) == ["A", "B"]
+    set_state(stream.store, "A", "offboarding")
+    [request] = tick("deliver_orders").dynamic_partitions_requests
+    assert isinstance(request, dg.DeleteDynamicPartitionsRequest)
+    assert request.partition_keys == ["A"]

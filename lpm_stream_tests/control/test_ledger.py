@@ -28,6 +28,8 @@ def test_what_is_recorded_adds_up(store):
     assert ledger.read(store, "f", later + timedelta(seconds=59)).keys() == {"A"}
     assert ledger.read(store, "f", later + timedelta(minutes=1)) == {}
     assert ledger.read(store, "nothing") == {}
+    assert ledger.read_totals(store, "f") == {"A": 17, "B": 1}
+    assert ledger.read_totals(store, "other") == {"A": 99}
 
 
 def test_a_transaction_that_fails_records_nothing(store):
@@ -39,3 +41,4 @@ def test_a_transaction_that_fails_records_nothing(store):
     with pytest.raises(ZeroDivisionError):
         work()
     assert ledger.read(store, "f") == {}
+    assert ledger.read_totals(store, "f") == {}

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import lpm_stream.control
 from lpm_stream.control import registry
+from lpm_stream.control.ledger import read_totals
 from lpm_stream.control.store import HEAD, ControlStore, upsert
-from lpm_stream.control.tables import checkpoints, metadata
+from lpm_stream.control.tables import checkpoints, ledger, metadata
 from lpm_stream.errors import LpmStreamError
 
 MIGRATIONS = Path(lpm_stream.control.__file__).parent / "migrations"
@@ -30,6 +33,22 @@ def test_a_new_store_is_at_the_newest_migration(store):
     with store.read() as connection:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == [HEAD]
     assert ScriptDirectory(str(MIGRATIONS)).get_current_head() == HEAD
+
+
+def test_what_an_older_store_has_in_its_ledger_is_counted(url):
+    insert = ledger.insert().values(
+        feed="f", company="A", changes=3, latency='{"longest": 1, "buckets": {"1": 3}}'
+    )
+    with closing(ControlStore(url)) as store, store.write() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0008-1")
+        for minute in range(2):
+            connection.execute(insert.values(minute=datetime(2026, 1, 2, 3, minute, tzinfo=UTC)))
+    with closing(ControlStore(url)) as store:
+        assert read_totals(store, "f") == {"A": 6}
 
 
 def test_a_store_is_opened_again_as_it_was_left(url):

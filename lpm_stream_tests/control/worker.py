@@ -3,7 +3,7 @@
 import sys
 import time
 
-from lpm_stream.control import leases, registry
+from lpm_stream.control import audit, leases, registry
 from lpm_stream.control.store import ControlStore
 
 
@@ -32,5 +32,14 @@ def compete(url: str, seconds: str) -> None:
     store.close()
 
 
+def record(url: str, name: str) -> None:
+    """Writes entries of the audit, as many as others do at the same time."""
+    store = ControlStore(url)
+    for number in range(20):
+        with store.write() as connection:
+            audit.record(connection, "backfill", name, {"number": number})
+    store.close()
+
+
 if __name__ == "__main__":
-    {"open": open_and_register, "compete": compete}[sys.argv[1]](*sys.argv[2:])
+    {"open": open_and_register, "compete": compete, "record": record}[sys.argv[1]](*sys.argv[2:])

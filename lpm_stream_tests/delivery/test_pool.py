@@ -5,6 +5,7 @@ import pytest
 from lpm_stream.delivery import pool
 from lpm_stream.delivery.database import CompanyDatabase
 from lpm_stream.delivery.pool import DatabasePool
+from lpm_stream.feed.entitlement import EVERYTHING
 
 
 class Database:
@@ -37,13 +38,13 @@ def databases(opened: list[Database]) -> Iterator[DatabasePool]:
 
 
 def fail(databases: DatabasePool, company: str) -> None:
-    with databases.borrow((company, "")):
+    with databases.borrow((company, "", EVERYTHING)):
         raise ZeroDivisionError
 
 
 def test_a_database_is_kept_for_its_next_use(databases, opened):
     for _ in range(3):
-        with databases.borrow(("A", "")), databases.borrow(("B", "")):
+        with databases.borrow(("A", "", EVERYTHING)), databases.borrow(("B", "", EVERYTHING)):
             pass
     assert [database.company for database in opened] == ["A", "B"]
 
@@ -58,7 +59,7 @@ def test_after_an_error_it_is_opened_anew(databases, opened):
 def test_the_least_recently_used_are_closed(databases, opened, monkeypatch):
     monkeypatch.setattr(pool, "_KEPT_OPEN", 2)
     for company in ("A", "B", "A", "C", "D"):
-        with databases.borrow((company, "")):
+        with databases.borrow((company, "", EVERYTHING)):
             pass
     assert {database.company: database.is_open for database in opened} == {
         "A": False,
@@ -69,7 +70,7 @@ def test_the_least_recently_used_are_closed(databases, opened, monkeypatch):
 
 
 def test_what_is_lent_when_the_pool_closes_is_closed_when_it_comes_back(databases, opened):
-    with databases.borrow(("A", "")):
+    with databases.borrow(("A", "", EVERYTHING)):
         databases.close()
         assert opened[0].is_open
     assert not opened[0].is_open

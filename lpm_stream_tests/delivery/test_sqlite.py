@@ -105,9 +105,9 @@ def test_a_file_that_is_replaced_or_removed_while_open_is_noticed(database, path
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("nonsense", "cannot be understood"),
-        ("", "cannot be understood"),
-        ("mssql://host:port/x", "cannot be understood"),
+        ("nonsense", "not a SQLAlchemy URL"),
+        ("", "not a SQLAlchemy URL"),
+        ("mssql://host:port/x", "not a SQLAlchemy URL"),
         ("oracle://host/x", "'oracle' are not supported"),
         ("postgresql://host", "names no database"),
         ("postgresql://host/", "names no database"),

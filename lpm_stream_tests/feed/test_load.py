@@ -155,10 +155,10 @@ def test_a_home_directory_may_have_a_feed_otherwise(path, tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("checks: {graze_seconds: 9}", "checks.graze_seconds: is not a field here"),
-        ("slo_seconds: -1", "slo_seconds: Input should be greater than 0"),
-        ("- 1", "expected fields of a feed"),
-        ("a: [", "cannot be read"),
+        ("checks: {graze_seconds: 9}", "1: checks.graze_seconds: is not a field here"),
+        ("slo_seconds: -1", "1: slo_seconds: Input should be greater than 0"),
+        ("- 1", "1: expected fields of a feed"),
+        ("a: [", "1: not valid YAML"),
     ],
 )
 def test_what_is_wrong_in_a_home_directory_is_said(path, tmp_path, content, problem):
@@ -168,5 +168,5 @@ def test_what_is_wrong_in_a_home_directory_is_said(path, tmp_path, content, prob
     mine = override_path(spec, tmp_path)
     mine.parent.mkdir()
     mine.write_text(content)
-    with pytest.raises(SpecError, match=f"^{mine}: {problem}"):
+    with pytest.raises(SpecError, match=f"^{mine}:{problem}"):
         overridden(spec, tmp_path)

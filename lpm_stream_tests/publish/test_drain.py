@@ -75,6 +75,22 @@ def test_what_was_done_is_told(stream):
     assert publish(stream).versions == 0
 
 
+def test_a_large_commit_is_given_up_when_it_is_to_end_at_once(stream, monkeypatch):
+    monkeypatch.setattr(delta, "_FRAME_ROWS", 1)  # so that it comes in several frames
+    monkeypatch.setattr(publish_drain, "_SEND_BYTES", 1)  # and a part of it is sent before
+    append(stream.table, orders(["1"], ["A"]))
+    append(stream.table, orders([str(number) for number in range(20_000)], "A"))
+    told = threading.Event()
+    one = publisher(stream, lambda messages: told.set() if any(one.version == 2 for one in messages) else None)
+    done = one.drain(poll_seconds=0.01, go_on=lambda: not told.is_set(), at_once=told.is_set)
+    assert (done.version, cursor(stream)) == (1, 1)
+    assert versions(stream)[-1] == 2
+    assert not any(message.last for message in sent(stream) if message.version == 2)
+    publish(stream)
+    assert cursor(stream) == 2
+    assert sum(message.last for message in sent(stream) if message.version == 2) == 1
+
+
 def test_many_small_commits_behind(stream):
     table = DeltaTable(stream.table)
     for number in range(200):

@@ -1,0 +1,94 @@
+"""Changes of companies that are served: what they may get, and where their database is."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import sqlalchemy as sa
+
+from lpm_stream.control import audit, entries, registry, tables
+from lpm_stream.control.company import Company
+from lpm_stream.control.registry_file import Change
+from lpm_stream.delivery.backfill import backfill
+from lpm_stream.errors import LpmStreamError
+from lpm_stream.stream import Stream
+
+_OF_COMPANIES = (
+    tables.quarantine,
+    tables.reconciliations,
+    tables.deliveries,
+    tables.published,
+    tables.parked,
+    tables.backfills,
+    tables.ledger,
+)
+
+
+def change(
+    streams: Sequence[Stream],
+    wanted: Change,
+    *,
+    go_on: Callable[[], bool],
+    tell: Callable[[int, int], None],
+) -> list[str]:
+    """Changes a registered company, on the stream and in what is stored.
+
+    The registry comes first: from then on nobody opens the company's database with what it was entitled to before.
+    What was revoked is dropped as soon as the database is opened, here or by the deliverer; what was granted is
+    loaded from the table. A change that was stopped half-way is finished by `finish`.
+
+    Args:
+        streams: every feed, opened.
+        wanted: the company as it is and as it is to be.
+        go_on: asked during a load; False gives up.
+        tell: told how many rows of how many are loaded.
+
+    Returns:
+        What was done, one line each.
+
+    Raises:
+        LpmStreamError: if it is not what it was any more, or its database cannot be brought to the change.
+    """
+    assert wanted.before is not None  # noqa: S101 - new ones are onboarded
+    with streams[0].store.write() as connection:
+        entries.change(connection, wanted.before, wanted.after)
+    if wanted.after.state == "offboarding":
+        return ["not served any more"]
+    if not entries.touches_data(wanted.before, wanted.after):
+        return []
+    return finish(streams, wanted.after, go_on=go_on, tell=tell)
+
+
+def finish(
+    streams: Sequence[Stream], company: Company, *, go_on: Callable[[], bool], tell: Callable[[int, int], None]
+) -> list[str]:
+    """Brings a company's tables to what the registry says; raises and takes as `change` does."""
+    done = []
+    for stream in streams:
+        if company.feeds and stream.spec.name not in company.feeds:
+            continue
+        with stream.company_database(company.id):
+            done.append(f"table {stream.spec.name} has the columns of {', '.join(company.groups)}")
+        if company.id in registry.to_load(stream.store, stream.spec.name):
+            loaded = backfill(stream, company.id, rebuild=False, go_on=go_on, tell=tell)
+            done.append(f"{loaded.rows:,} rows loaded into {stream.spec.name}, as of version {loaded.version}")
+    return done
+
+
+def drop_data(streams: Sequence[Stream], company: Company) -> None:
+    """Removes a company's rows from its database, and what the control store keeps of them.
+
+    Raises:
+        LpmStreamError: if the company is still served, or its database cannot be written.
+    """
+    store, settings = streams[0].store, streams[0].settings
+    if entries.read(store, company.id).company.state != "offboarding":
+        raise LpmStreamError(f"company {company.id!r} is still served: lpm-stream companies remove")
+    place = registry.database_place(company.id, company.database, settings)
+    for stream in streams:
+        served = registry.Served(company.id, place, entries.entitlement_of(store, company.id))
+        with closing(stream.open_database(served)) as database, database.transaction() as transaction:
+            transaction.drop()
+    with store.write() as connection:
+        for table in _OF_COMPANIES:
+            connection.execute(sa.delete(table).where(table.c.company == company.id))
+        audit.record(connection, "drop_data", company.id, {})

@@ -1,0 +1,48 @@
+"""What a company may not get does not get into its database.
+
+Which columns its table has is changed only by whoever opens the database, in one transaction, and never by one who
+knows less of the registry than another before: the database remembers the generation of the entitlements. What was
+open meanwhile notices by the table's columns that it is out of date.
+"""
+
+from collections.abc import Collection
+
+import polars as pl
+
+from lpm_stream.errors import TargetFaultError
+from lpm_stream.feed.spec import FeedSpec
+
+
+class EntitlementsChangedError(TargetFaultError):
+    """The company's entitlements have changed since the registry was asked: ask again, and open it anew."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"database {place}: the company's entitlements have just changed")
+
+
+def entitled(spec: FeedSpec, rows: pl.DataFrame, stored: Collection[str], place: str) -> pl.DataFrame:
+    """Rows without the columns that the company may not get.
+
+    Args:
+        spec: the feed as the company gets it.
+        rows: contract columns, and others.
+        stored: the columns of the table that they go to.
+        place: the database, for people.
+
+    Raises:
+        EntitlementsChangedError: if the table is not one of these entitlements.
+    """
+    names = set(stored)
+    if not names.isdisjoint(spec.withheld) or not names.issuperset(spec.column_names):
+        raise EntitlementsChangedError(place)
+    return rows.drop(spec.withheld, strict=False) if spec.withheld else rows
+
+
+def require_newest(generation: int, stored: int, place: str) -> None:
+    """Keeps an older view of the registry from having its way.
+
+    Raises:
+        EntitlementsChangedError: if the database was opened with a newer one.
+    """
+    if generation < stored:
+        raise EntitlementsChangedError(place)

@@ -1,0 +1,1 @@
+"""doctor: every dependency looked at, in order, with what is wrong and the fix."""

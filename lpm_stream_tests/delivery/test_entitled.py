@@ -1,0 +1,204 @@
+"""What a company may not get: kept out of its table, dropped from it, and granted later."""
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from lpm_stream.change_company import change, drop_data, finish
+from lpm_stream.checks.run import run_checks
+from lpm_stream.control import entries, registry
+from lpm_stream.control.registry_file import Change
+from lpm_stream.delivery.backfill import backfill
+from lpm_stream.delivery.database import CompanyDatabase, open_database
+from lpm_stream.delivery.entitled import EntitlementsChangedError
+from lpm_stream.errors import LpmStreamError
+from lpm_stream.feed.entitlement import Entitlement
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.delivery.conftest import Place
+from lpm_stream_tests.delivery.databases import changes, merge, query, run
+from lpm_stream_tests.example import SPEC, append, create_table, deliver, orders, publish, stored
+
+_COLUMNS = [column.model_dump() | ({"group": "notes"} if column.name == "note" else {}) for column in SPEC.columns]
+GROUPED = FeedSpec.model_validate(SPEC.model_dump() | {"columns": _COLUMNS})
+
+
+@pytest.fixture
+def grouped(settings):
+    """A stream whose column `note` is of a group of its own; company A may get base only, B everything."""
+    create_table(settings.table_location(SPEC.source_table))
+    with open_stream(settings, GROUPED) as stream:
+        registry.register(stream.store, "A")
+        registry.register(stream.store, "B")
+        grant(stream, "A", "base")
+        append(stream.table, orders(["1", "2"], ["A", "B"]))
+        publish(stream)
+        deliver(stream)
+        yield stream
+
+
+def grant(stream: Stream, company: str, *groups: str) -> list[str]:
+    before = entries.read(stream.store, company).company
+    wanted = Change(before, before.model_copy(update={"groups": groups}))
+    return change([stream], wanted, go_on=lambda: True, tell=lambda _rows, _total: None)
+
+
+def notes(stream: Stream, company: str) -> dict[str, object]:
+    return {key: row.get("note", "no column") for key, row in stored(stream, company).items()}
+
+
+def test_a_company_gets_what_it_is_entitled_to(grouped):
+    assert notes(grouped, "A") == {"1": "no column"}
+    assert notes(grouped, "B") == {"2": "note of 2"}
+
+
+def test_a_grant_takes_effect_on_what_is_stored_and_on_the_stream(grouped):
+    done = grant(grouped, "A", "base", "notes")
+    assert "1 rows loaded" in done[1]
+    assert notes(grouped, "A") == {"1": "note of 1"}
+    append(grouped.table, orders(["3"], "A"))
+    publish(grouped)
+    deliver(grouped)
+    assert notes(grouped, "A") == {"1": "note of 1", "3": "note of 3"}
+
+
+def test_a_revocation_takes_effect_on_what_is_stored_and_on_the_stream(grouped):
+    grant(grouped, "B", "base")
+    assert notes(grouped, "B") == {"2": "no column"}
+    append(grouped.table, orders(["3"], "B"))
+    publish(grouped)
+    deliver(grouped)
+    assert notes(grouped, "B") == {"2": "no column", "3": "no column"}
+
+
+def test_a_revocation_that_was_not_finished_is_by_whoever_opens_the_database_next(grouped):
+    before = entries.read(grouped.store, "B").company
+    with grouped.store.write() as connection:
+        entries.change(connection, before, before.model_copy(update={"groups": ("base",)}))
+    append(grouped.table, orders(["3"], "B"))
+    publish(grouped)
+    deliver(grouped)
+    assert notes(grouped, "B") == {"2": "no column", "3": "no column"}
+
+
+def test_a_grant_that_was_not_finished_is_known_until_it_is_loaded(grouped):
+    before = entries.read(grouped.store, "A").company
+    after = before.model_copy(update={"groups": ("all",)})
+    with grouped.store.write() as connection:
+        entries.change(connection, before, after)
+    assert registry.to_load(grouped.store, "orders") == ["A"]
+    finish([grouped], after, go_on=lambda: True, tell=lambda _rows, _total: None)
+    assert registry.to_load(grouped.store, "orders") == []
+    assert notes(grouped, "A") == {"1": "note of 1"}
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_backfill_brings_nothing_that_is_withheld(grouped, rebuild):
+    backfill(grouped, "A", rebuild=rebuild, go_on=lambda: True, tell=lambda _rows, _total: None)
+    assert notes(grouped, "A") == {"1": "no column"}
+
+
+def test_who_saw_something_else_cannot_change_it(grouped):
+    before = entries.read(grouped.store, "A").company
+    grant(grouped, "A", "base", "notes")
+    with (
+        grouped.store.write() as connection,
+        pytest.raises(LpmStreamError, match="changed by somebody else meanwhile"),
+    ):
+        entries.change(connection, before, before)
+
+
+def test_data_is_dropped_of_companies_that_are_not_served_only(grouped):
+    company = entries.read(grouped.store, "A").company
+    with pytest.raises(LpmStreamError, match="is still served"):
+        drop_data([grouped], company)
+    entries.set_state(grouped.store, "A", "offboarding")
+    drop_data([grouped], company)
+    url = f"sqlite:///{grouped.settings.home}/companies/A.db"
+    with closing(
+        open_database(GROUPED, "A", url, Entitlement(("all",), entries.new_generation() + 1))
+    ) as database:
+        assert query(database, "SELECT count(*) FROM orders") == [(0,)]
+
+
+def opened(place: Place, generation: int, *groups: str) -> closing[CompanyDatabase]:
+    return closing(open_database(GROUPED, "A", place.url, Entitlement(groups, generation)))
+
+
+def has_note(database: CompanyDatabase) -> bool:
+    return "note" in {str(name) for name, *_ in _described(database)}
+
+
+def _described(database: CompanyDatabase) -> list[tuple[Any, ...]]:
+    if "Sqlite" in type(database).__name__:
+        return query(database, "SELECT name FROM pragma_table_info('orders')")
+    return query(database, "SELECT column_name::text FROM information_schema.columns WHERE table_name = 'orders'")
+
+
+def test_columns_follow_the_entitlements(place):
+    with opened(place, 0, "all") as database:
+        merge(database, changes("insert", "1"), 1)
+        assert has_note(database)
+    with opened(place, 1, "base") as database:
+        assert not has_note(database)
+        merge(database, changes("insert", "2"), 2)
+        assert query(database, "SELECT id FROM orders ORDER BY id") == [("1",), ("2",)]
+    with opened(place, 2, "notes") as database:
+        merge(database, changes("insert", "3"), 3)
+        assert query(database, "SELECT id, note FROM orders ORDER BY id") == [
+            ("1", None),
+            ("2", None),
+            ("3", "note of 3"),
+        ]
+
+
+def test_an_older_view_cannot_open_it(place):
+    with opened(place, 2, "base"):
+        pass
+    with pytest.raises(EntitlementsChangedError, match="have just changed"), opened(place, 1, "all"):
+        pass
+
+
+@pytest.mark.parametrize(("before", "after"), [("all", "base"), ("base", "all")])
+def test_an_older_view_that_is_open_cannot_write(place, before, after):
+    with opened(place, 1, before) as older:
+        merge(older, changes("insert", "1"), 1)
+        with opened(place, 2, after) as newer:
+            with pytest.raises(EntitlementsChangedError):
+                merge(older, changes("insert", "2"), 2)
+            merge(newer, changes("insert", "3"), 3)
+            assert query(newer, "SELECT id FROM orders ORDER BY id") == [("1",), ("3",)]
+
+
+def test_a_replacement_has_no_withheld_column(place):
+    with opened(place, 1, "base") as database:
+        with database.transaction() as transaction:
+            transaction.create_replacement()
+            rows = changes("insert", "1").drop("_change_type")
+            transaction.fill_replacement(rows.with_columns(_commit_version=1))
+            transaction.swap()
+        assert not has_note(database)
+        assert query(database, "SELECT id FROM orders") == [("1",)]
+
+
+def test_what_is_dropped_is_gone_and_can_come_again(place):
+    with opened(place, 1, "all") as database:
+        merge(database, changes("insert", "1"), 1)
+        run(database, "CREATE TABLE other (x int)")
+        with database.transaction() as transaction:
+            transaction.drop()
+    with opened(place, 2, "all") as database:
+        assert query(database, "SELECT count(*) FROM orders") == [(0,)]
+        assert query(database, "SELECT count(*) FROM other") == [(0,)]
+
+
+def test_the_audit_knows_what_each_company_may_get(grouped):
+    results = list(run_checks(grouped, None, ["complete_against_source"]))
+    assert [(result.company, result.passed) for result in results] == [("A", True), ("B", True)]
+    with closing(sqlite3.connect(grouped.settings.home / "companies" / "A.db")) as connection:
+        connection.execute("ALTER TABLE orders ADD COLUMN note TEXT")
+    [result] = run_checks(grouped, ["A"], ["complete_against_source"])
+    assert not result.passed
+    assert "columns it is not entitled to: note" in result.description

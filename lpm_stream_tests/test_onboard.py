@@ -1,0 +1,203 @@
+"""Onboarding: whole, stopped half-way, done twice, and refused."""
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lpm_stream import onboard as onboarding
+from lpm_stream.control import entries, leases, progress, registry
+from lpm_stream.control.company import Company
+from lpm_stream.errors import LpmStreamError
+from lpm_stream.onboard import OnboardingError, Order, failed, onboard, plan
+from lpm_stream.stream import Stream
+from lpm_stream_tests.example import append, assert_delivered, deliver, orders, publish
+
+
+@pytest.fixture
+def said() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def order(stream: Stream, said: list[tuple[str, str]]) -> Order:
+    """The order to onboard company NEW, which has three rows from before."""
+    append(stream.table, orders(["1", "2", "3", "4"], ["NEW", "NEW", "A", "NEW"]))
+    publish(stream)
+    deliver(stream)
+    return Order(
+        Company(id="NEW"),
+        [stream],
+        lambda _stream, company: f"partition {company}",
+        lambda step, what: said.append((step, what)),
+        lambda: True,
+        lambda _rows, _total: None,
+    )
+
+
+def path_of(stream: Stream, company: str) -> Path:
+    return stream.settings.home / "companies" / f"{company}.db"
+
+
+def test_a_company_is_onboarded_and_streams(stream, order, said):
+    results = onboard(order)
+    assert failed(results) == {}
+    assert {result.name for result in results} >= {"complete_against_source", "fresh", "not_parked"}
+    assert [step for step, _ in said] == ["database", "registry", "partition", "history", "stream"]
+    assert "3 rows loaded" in dict(said)["history"]
+    append(stream.table, orders(["5"], "NEW"))
+    publish(stream)
+    deliver(stream)
+    assert_delivered(stream, ["NEW", "A"])
+    assert progress.read_incomplete(stream.store, "orders") == {}
+    assert entries.read(stream.store, "NEW").onboarded_at is not None
+
+
+def test_a_plan_touches_nothing(stream, order):
+    assert [step for step, _ in plan(order)] == ["database", "registry", "partition", "history", "stream"]
+    assert registry.registered(stream.store) == ["A", "B"]
+    assert not path_of(stream, "NEW").exists()
+
+
+def test_before_there_is_a_table_there_is_no_history(stream, order, said, monkeypatch):
+    monkeypatch.setattr(Stream, "table", property(lambda self: f"{self.settings.home}/nowhere"))
+    assert onboard(order) == []
+    assert "does not exist yet" in dict(said)["history"]
+
+
+@pytest.mark.parametrize("step", ["partition", "history", "stream"])
+def test_what_has_failed_goes_on_from_there(stream, order, monkeypatch, step):
+    broken = list(onboarding._STEPS)
+    [index] = [index for index, one in enumerate(broken) if one.name == step]
+
+    def fail(*_: object) -> str:
+        raise LpmStreamError("out of order")
+
+    broken[index] = replace(broken[index], run=fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(onboarding, "_STEPS", broken)
+        with pytest.raises(OnboardingError, match=rf"'NEW'.*step '{step}': out of order.*do the same again"):
+            onboard(order)
+    assert entries.read(stream.store, "NEW").onboarded_at is None
+    append(stream.table, orders(["5"], "NEW"))
+    publish(stream)
+    deliver(stream)
+    assert failed(onboard(order)) == {}
+    assert_delivered(stream, ["NEW"])
+
+
+def test_history_that_was_loaded_is_not_loaded_again(stream, order, said, monkeypatch):
+    broken = replace(order, add_partition=lambda *_: "")
+    with monkeypatch.context() as patch:
+        patch.setattr(entries, "finish_onboarding", lambda *_: (_ for _ in ()).throw(LpmStreamError("killed")))
+        with pytest.raises(LpmStreamError, match="killed"):
+            onboard(broken)
+    said.clear()
+    onboard(order)
+    assert dict(said)["history"] == "3 rows were loaded before"
+
+
+def test_one_that_is_onboarded_is_refused(stream, order):
+    onboard(order)
+    for company in ("NEW", "A"):
+        with pytest.raises(LpmStreamError, match=f"company '{company}' is registered already"):
+            onboard(replace(order, company=Company(id=company)))
+    assert registry.registered(stream.store) == ["A", "B", "NEW"]
+
+
+def test_an_id_that_differs_in_case_only_is_refused(stream, order):
+    with pytest.raises(LpmStreamError, match="'a' differs from 'A', which is registered, in upper and lower case"):
+        onboard(replace(order, company=Company(id="a")))
+    assert registry.registered(stream.store) == ["A", "B"]
+    assert not path_of(stream, "a").exists()
+
+
+def test_the_database_of_another_company_is_refused(stream, order):
+    company = Company(id="NEW", database=f"sqlite:///{path_of(stream, 'A')}")
+    with pytest.raises(OnboardingError, match=r"step 'database'.*belongs to company 'A'.*Nothing was registered"):
+        onboard(replace(order, company=company))
+    assert registry.registered(stream.store) == ["A", "B"]
+    assert_delivered(stream, ["A"])
+
+
+def test_a_database_that_cannot_be_opened_leaves_nothing(stream, order):
+    (stream.settings.home / "file").touch()
+    company = Company(id="NEW", database=f"sqlite:///{stream.settings.home}/file/below.db")
+    with pytest.raises(OnboardingError, match=r"step 'database'.*Nothing was registered"):
+        onboard(replace(order, company=company))
+    assert registry.registered(stream.store) == ["A", "B"]
+
+
+@pytest.mark.parametrize("place", ["env:NOT_SET_ANYWHERE", "file:/nowhere/at/all"])
+def test_a_reference_that_leads_nowhere_is_said(stream, order, place):
+    with pytest.raises(OnboardingError, match=r"step 'database'.*it has to hold the secret"):
+        onboard(replace(order, company=Company(id="NEW", database=place)))
+    assert registry.registered(stream.store) == ["A", "B"]
+
+
+def test_a_database_by_reference_is_resolved_and_never_stored(stream, order, monkeypatch):
+    monkeypatch.setenv("NEW_DATABASE", f"sqlite:///{stream.settings.home}/elsewhere.db")
+    onboard(replace(order, company=Company(id="NEW", database="env:NEW_DATABASE")))
+    with closing(sqlite3.connect(stream.settings.home / "elsewhere.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM orders").fetchall() == [(3,)]
+    assert registry.database_urls(stream.store, stream.settings)["NEW"] == "env:NEW_DATABASE"
+
+
+@pytest.mark.parametrize("spelled", ["NEW", "new"])
+def test_two_operators_at_once(stream, order, spelled):
+    name = leases.lease_name("onboard", "companies", "new")
+    holder = leases.worker_name("onboard-elsewhere")
+    lease = leases.acquire(stream.store, name, holder)
+    assert lease is not None
+    with pytest.raises(LpmStreamError, match=f"'{spelled}' is being onboarded by onboard-elsewhere@"):
+        onboard(replace(order, company=Company(id=spelled)))
+    assert registry.registered(stream.store) == ["A", "B"]
+    leases.release(stream.store, lease)
+    assert failed(onboard(order)) == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"groups": ("nope",)}, "groups: 'nope' is none of all, base"),
+        ({"feeds": ("nope",)}, "feeds: 'nope' is none of orders"),
+        ({"state": "paused"}, "onboarded as active"),
+    ],
+)
+def test_what_there_is_not_is_refused(stream, order, wrong, message):
+    with pytest.raises(LpmStreamError, match=message):
+        onboard(replace(order, company=Company(id="NEW", **wrong)))
+    assert registry.registered(stream.store) == ["A", "B"]
+
+
+def test_a_company_that_was_removed_is_counted_and_can_come_back(stream, order):
+    onboard(order)
+    entries.set_state(stream.store, "NEW", "offboarding")
+    append(stream.table, orders(["5", "6"], ["NEW", "A"]))
+    publish(stream)
+    deliver(stream)
+    assert [(one.company, one.changes) for one in progress.read_unknown(stream.store, "orders")] == [("NEW", 4)]
+    assert_delivered(stream, ["A"])
+    with closing(sqlite3.connect(path_of(stream, "NEW"))) as connection:
+        assert connection.execute("SELECT count(*) FROM orders").fetchall() == [(3,)]
+    assert failed(onboard(order)) == {}
+    assert_delivered(stream, ["NEW"])
+
+
+def test_wrong_password_and_wrong_permissions(stream, order, postgresql_server, monkeypatch):
+    with postgresql_server.name() as name:
+        url = postgresql_server.url(name)
+        postgresql_server.run(f"CREATE DATABASE {name}")
+        postgresql_server.run("DROP ROLE IF EXISTS poor")
+        postgresql_server.run("CREATE ROLE poor LOGIN")
+        try:
+            monkeypatch.setenv("POOR", url.set(username="poor").render_as_string(hide_password=False))
+            monkeypatch.setenv("NOBODY", url.set(username="no_such_role").render_as_string(hide_password=False))
+            for reference, message in (("env:POOR", "permission denied"), ("env:NOBODY", "no_such_role")):
+                with pytest.raises(OnboardingError, match=rf"step 'database'.*{message}.*Nothing was registered"):
+                    onboard(replace(order, company=Company(id="NEW", database=reference)))
+        finally:
+            postgresql_server.run("DROP ROLE poor")
+    assert registry.registered(stream.store) == ["A", "B"]
