@@ -75,6 +75,15 @@ def test_help_loads_nothing_that_only_the_work_needs(arguments):
     assert heavy.isdisjoint(done.stdout.splitlines()[-1].split())
 
 
+def test_a_fault_needs_a_minute_of_traffic(tmp_path):
+    done = run(tmp_path, "demo", "--fault", "late-file", "--for", "20")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--fault needs traffic --for at least 60 seconds" in done.stderr
+    done = run(tmp_path, "demo", "--fault", "nothing-row", "--for", "90")
+    assert (done.returncode, "choose one of missing-row" in done.stderr) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_companies_are_declared_in_a_file(tmp_path):
     file = tmp_path / "companies.yaml"
     file.write_text("companies:\n  - id: ACME\n    groups: [sipreq]\n  - id: it's\n    state: paused\n")

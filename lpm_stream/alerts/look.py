@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.pages import company_page, hub_page, sensor_page
-from lpm_stream.alerts.raised import PUBLISHING_STOPPED, read_raised
+from lpm_stream.alerts.raised import CHECK_FAILED, PUBLISHING_STOPPED, read_raised
 from lpm_stream.control import leases, parking, progress, quarantine, registry, tables
 from lpm_stream.control.parking import Parked
 from lpm_stream.status import Backlog, read_backlog
@@ -52,7 +52,8 @@ def look(stream: Stream) -> Look:
     causes = [*raised, *nobody, *_parked(stream, parked, now), *_hub(stream, backlog, now)]
     causes += _quarantined(stream, {(cause.kind, cause.company) for cause in causes}, now)
     if not unseen and not any(cause.kind == "nobody_delivers" for cause in nobody):
-        causes += _undelivered(stream, parked, backlog, now)
+        told = {cause.company for cause in raised if cause.kind == f"{CHECK_FAILED}:fresh"}  # says the same
+        causes += _undelivered(stream, told | set(parked), backlog, now)
     return Look(tuple(causes), frozenset(unseen))
 
 
@@ -177,10 +178,10 @@ def _hub(stream: Stream, backlog: Backlog, now: datetime) -> Iterator[Cause]:
         )
 
 
-def _undelivered(stream: Stream, parked: dict[str, Parked], backlog: Backlog, now: datetime) -> Iterator[Cause]:
+def _undelivered(stream: Stream, told: set[str], backlog: Backlog, now: datetime) -> Iterator[Cause]:
     feed = stream.spec.name
     promised = registry.slos(stream.store)
-    for company in sorted(_lacking(stream) - set(parked) - registry.paused(stream.store)):
+    for company in sorted(_lacking(stream) - told - registry.paused(stream.store)):
         too_long = timedelta(seconds=promised.get(company, stream.spec.slo_seconds) * _TIMES_THE_SLO)
         since = backlog.since.get(company, backlog.oldest)
         if since is None or now - since < too_long:

@@ -133,6 +133,20 @@ def settle(
         connection.execute(channels.update().where(mine).values(**values))
 
 
+def openings_sent(store: ControlStore, feed: str, channel: str) -> dict[str, int]:
+    """For each incident, how many messages a channel has taken that tell of its opening."""
+    table = notifications
+    mine = (
+        table.c.feed == feed,
+        table.c.channel == channel,
+        table.c.event == "opened",
+        table.c.sent_at.is_not(None),
+    )
+    query = sa.select(table.c.incident, sa.func.count()).where(*mine).group_by(table.c.incident)
+    with store.read() as connection:
+        return dict(connection.execute(query).all())
+
+
 def read_channels(store: ControlStore, feed: str, named: Sequence[str]) -> list[ChannelState]:
     """How these channels are doing, and any other for which something waits."""
     counted = (

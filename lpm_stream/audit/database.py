@@ -75,6 +75,7 @@ def database_rows(
     keys: Sequence[tuple[KeyPart, ...]] | None = None,
     *,
     span: tuple[datetime, datetime] | None = None,
+    first: Callable[[sa.Connection], None] | None = None,
 ) -> Iterator[pa.RecordBatchReader]:
     """A company's rows, of one snapshot, in canonical form. Nothing else may use `db` meanwhile.
 
@@ -85,6 +86,7 @@ def database_rows(
         url: SQLAlchemy URL of its database, or a reference to one.
         keys: the keys to read, without NULLs. None reads all rows.
         span: reads, of all rows, those whose event time is from the first aware instant to before the second.
+        first: reads what else is wanted of the same snapshot, before the rows are read.
 
     Yields:
         The contract's columns, with `_database`, the company whose database it is; `_odd`, the columns (or NULL)
@@ -106,6 +108,8 @@ def database_rows(
     columns = ", ".join(f"{from_database(spec, column)} AS {quoted(column.name)}" for column in spec.columns)
     query = f"SELECT {DATABASE}, {columns}, {ODD}, {key_hash(spec)} AS {HASH} FROM {_STREAM}"
     with _snapshot(url) as (connection, dialect):
+        if first is not None:
+            first(connection)
         _require_columns(connection, spec)
         db.register(_STREAM, pa.RecordBatchReader.from_batches(target_schema(spec), batches()))
         try:

@@ -26,7 +26,7 @@ def complete_against_legacy(stream: Stream, companies: Sequence[str], now: datet
             values["newest_period"] = kept[-1].period_start
         what = f"{len(kept):,} periods, all complete" if kept else "no legacy file yet"
         if bad:
-            what = f"{len(bad):,} of {len(kept):,} periods are not complete; the last: {_said(bad[-1])}"
+            what = f"{len(bad):,} periods are not complete; the last: {_said(bad[-1])}"
         examples = [example for one in reversed(bad) for example in _examples(one)]
         yield Result(
             "complete_against_legacy",

@@ -99,7 +99,8 @@ def send_samples(home: Home = None, feed: Feed = None, json_file: Json = None) -
     from lpm_stream.alerts.channels import references, send
     from lpm_stream.alerts.message import sample
 
-    settings, spec = Settings.load(home), the_feed(feed)
+    settings = Settings.load(home)
+    spec = the_feed(feed, settings.home)
     channels = references(settings.alert_urls)
     if not channels:
         raise LpmStreamError("LPM_STREAM_ALERT_URLS names no channel: give references such as env:ALERT_MAIL")

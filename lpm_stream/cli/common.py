@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from lpm_stream.errors import LpmStreamError
-from lpm_stream.feed.load import load_feeds
+from lpm_stream.feed.load import load_feeds, overridden
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
 
@@ -35,20 +35,20 @@ console = Console()
 err = Console(stderr=True)
 
 
-def the_feed(name: str | None) -> FeedSpec:
-    """The feed of that name, or the only one.
+def the_feed(name: str | None, home: Path) -> FeedSpec:
+    """The feed of that name, or the only one, as the home directory has it.
 
     Raises:
         LpmStreamError: if there is no such feed, or several and no name.
     """
     feeds = load_feeds()
     if name is None and len(feeds) == 1:
-        return next(iter(feeds.values()))
+        return overridden(next(iter(feeds.values())), home)
     if name not in feeds:
         raise LpmStreamError(
             f"feed {name or '(none given)'}: choose one of {', '.join(sorted(feeds))} with --feed"
         )
-    return feeds[name]
+    return overridden(feeds[name], home)
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def opened(home: Path | None, feed: str | None, *, create: bool = True, **given:
     settings = Settings.load(home, **{name: value for name, value in given.items() if value is not None})
     if not create and not settings.home.exists():
         raise LpmStreamError(f"there is nothing at {settings.home}: check --dir or LPM_STREAM_HOME")
-    with open_stream(settings, the_feed(feed)) as stream:
+    with open_stream(settings, the_feed(feed, settings.home)) as stream:
         yield stream
 
 

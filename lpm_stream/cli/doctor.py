@@ -26,9 +26,9 @@ def doctor(home: Home = None, feed: Feed = None, json_file: Json = None) -> None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("company databases", total=None)
-        for outcome in look(
-            Settings.load(home), the_feed(feed), lambda done, of: bar.update(task, completed=done, total=of)
-        ):
+        settings = Settings.load(home)
+        spec = the_feed(feed, settings.home)
+        for outcome in look(settings, spec, lambda done, of: bar.update(task, completed=done, total=of)):
             found.append(outcome)
             if not json_file:
                 _print(outcome)

@@ -79,7 +79,8 @@ def relay(home: Home = None, feed: Feed = None) -> None:
     from lpm_stream.relay import relay as run
 
     stop = stop_on_signals()
-    settings, spec = Settings.load(home), the_feed(feed)
+    settings = Settings.load(home)
+    spec = the_feed(feed, settings.home)
     table = settings.table_location(spec.source_table)
     err.print(f"relaying feed {spec.name} from {table}; Ctrl-C stops", highlight=False, soft_wrap=True)
     run(settings, spec, stop, partial(set_up_logging, debug=logging.getLogger().level == logging.DEBUG))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lpm_stream.stream import Stream
 
 _SECOND_LOOK_SECONDS = 2.0  # whether a fresh file still grows
-_FAULTS = ("missing-row", "extra-row", "changed-value", "truncated-file", "late-file")
+FAULTS = ("missing-row", "extra-row", "changed-value", "truncated-file", "late-file")
 _STYLES = {"passed": "green", "failed": "bold red", "late": "bold red", "waiting": "yellow", "unread": "yellow"}
 
 Company = Annotated[str | None, typer.Option(help="Only this company.")]
@@ -61,7 +61,7 @@ def simulate_legacy(
     company: Company = None,
     periods: Annotated[int, typer.Option(min=1, help="How many of the last finished periods.")] = 1,
     fault: Annotated[
-        str | None, typer.Option(help=f"Of the last file of the first company: {', '.join(_FAULTS)}.")
+        str | None, typer.Option(help=f"Of the last file of the first company: {', '.join(FAULTS)}.")
     ] = None,
     home: Home = None,
     feed: Feed = None,
@@ -71,8 +71,7 @@ def simulate_legacy(
     from lpm_stream.legacy.location import open_location
     from lpm_stream.legacy.simulate import write_recent
 
-    if fault is not None and fault not in _FAULTS:
-        raise LpmStreamError(f"fault {fault!r}: choose one of {', '.join(_FAULTS)}")
+    wrong = chosen_fault(fault)
     with opened(home, feed, create=False) as stream, open_location(stream.settings) as location:
         written = write_recent(
             stream,
@@ -80,13 +79,24 @@ def simulate_legacy(
             _chosen(stream, company),
             periods,
             datetime.now(UTC),
-            fault=cast("Fault | None", fault),
+            fault=wrong,
         )
     if json_file:
         write_json(json_file, written)
     for one in written:
         what = f"{one.path}: {one.rows:,} rows" if one.path else f"{one.company}: no file yet"
         console.print(Text(f"{what}, with fault {one.fault}" if one.fault else what), soft_wrap=True)
+
+
+def chosen_fault(name: str | None) -> "Fault | None":
+    """The fault of that name.
+
+    Raises:
+        LpmStreamError: if there is no such fault.
+    """
+    if name is not None and name not in FAULTS:
+        raise LpmStreamError(f"fault {name!r}: choose one of {', '.join(FAULTS)}")
+    return cast("Fault | None", name)
 
 
 def _chosen(stream: "Stream", company: str | None) -> list[str]:

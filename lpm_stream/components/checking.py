@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from lpm_stream.alerts.raised import check_came_out
 from lpm_stream.checks.result import Result
 from lpm_stream.checks.run import run_checks
+from lpm_stream.checks.tell import Teller
 from lpm_stream.components.keys import companies_partitions, company_key, legacy_key
 from lpm_stream.components.partitions import company_of, new_partitions, partition_key
 from lpm_stream.components.repeats import is_news, newest_evaluations
@@ -19,9 +19,6 @@ from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.legacy.report import Reconciliation
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
-
-# Checks whose failure is a cause for an alert; what the others find is one already.
-_TOLD_OF = frozenset({"complete_against_legacy", "complete_against_source", "latency_slo", "sooner_than_legacy"})
 
 
 def check_now(
@@ -43,7 +40,7 @@ def check_now(
         if context.has_partition_key:
             companies = [company_of(registered, context.partition_key)]
         _add_partitions(stream, context.instance)
-        failed = 0
+        failed, teller = 0, Teller(stream)
         results = run_checks(
             stream, companies or None, names or None, lambda done: _report_files(spec, context, done)
         )
@@ -51,9 +48,7 @@ def check_now(
         for result in results:
             if is_worth_it(result):
                 context.log_event(evaluation(spec, result))  # type: ignore[arg-type]  # it takes them, its types lag
-            if result.name in _TOLD_OF:
-                failure = result.description if result.bad else None
-                check_came_out(stream.store, spec.name, result.name, result.company, failure)
+            teller.tell(result)
             failed += not result.passed
         context.log.info("%d checks failed", failed)
 

@@ -10,8 +10,8 @@ from lpm_stream.components.keys import companies_partitions, company_key, legacy
 from lpm_stream.feed.checks import CheckName
 from lpm_stream.feed.spec import FeedSpec
 
-_EVERY = "*/5 * * * *"
-_HOURLY = "17 * * * *"
+_HOUR = 60
+_THOROUGHLY_AT = 17  # minutes past the hour, when the cheap checks rarely run
 
 
 class CheckConfig(dg.Config):
@@ -24,6 +24,11 @@ class CheckConfig(dg.Config):
 def check_op(spec: FeedSpec) -> str:
     """The name of the op that runs the checks."""
     return f"check_{spec.name}_companies"
+
+
+def check_job_name(spec: FeedSpec) -> str:
+    """The name of the job that runs the checks."""
+    return f"check_{spec.name}"
 
 
 def check_specs(spec: FeedSpec) -> list[dg.AssetCheckSpec]:
@@ -89,7 +94,7 @@ def check_job(spec: FeedSpec) -> dg.JobDefinition:
         check_now(spec, context, companies=config.companies, names=config.checks)
 
     @dg.job(
-        name=f"check_{spec.name}",
+        name=check_job_name(spec),
         description=(
             f"Runs the checks of table `{spec.name}` for all companies in one run, or for those that its "
             f"configuration names. Legacy files that are due are compared first."
@@ -102,9 +107,22 @@ def check_job(spec: FeedSpec) -> dg.JobDefinition:
 
 
 def check_schedules(spec: FeedSpec, job: dg.JobDefinition) -> list[dg.ScheduleDefinition]:
-    """The cheap checks every few minutes, the comparison of whole tables every hour."""
+    """The cheap checks often, the comparison of whole tables now and then, as the feed says."""
     cheap = [name for name in check_names(spec) if name != THOROUGH]
-    return [_schedule(spec, job, "often", _EVERY, cheap), _schedule(spec, job, "thoroughly", _HOURLY, [THOROUGH])]
+    often, now_and_then = cron(spec.checks.every_minutes), cron(spec.checks.thorough_every_minutes, _THOROUGHLY_AT)
+    return [
+        _schedule(spec, job, "often", often, cheap),
+        _schedule(spec, job, "thoroughly", now_and_then, [THOROUGH]),
+    ]
+
+
+def cron(minutes: int, past: int = 0) -> str:
+    """Every so many minutes, which divide the hour or are hours that divide the day, from a minute past on."""
+    if minutes >= _HOUR:
+        hours = ",".join(map(str, range(0, 24, minutes // _HOUR)))
+        return f"{past} {'*' if minutes == _HOUR else hours} * * *"
+    first = past % minutes
+    return f"{first}-59/{minutes} * * * *" if first else f"*/{minutes} * * * *"
 
 
 def _schedule(

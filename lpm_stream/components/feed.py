@@ -12,7 +12,9 @@ from lpm_stream.components.jobs import backfill_job, quarantine_jobs, resync_job
 from lpm_stream.components.sensors import alerts_sensor, deliver_sensor, legacy_sensor, publish_sensor
 from lpm_stream.components.specs import legacy_spec
 from lpm_stream.components.stopping import notice_signals
+from lpm_stream.feed.load import overridden
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Feed(dg.Component):
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:  # noqa: ARG003
-        """The component of one `defs.yaml`; Dagster has validated its attributes."""
-        return cls(cast("FeedSpec", attributes))
+        """The component of one `defs.yaml` (Dagster has validated it), as the home directory has it."""
+        return cls(overridden(cast("FeedSpec", attributes), Settings.load().home))
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dagster import DagsterInstance
+from dagster import DagsterInstance, RunsFilter
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.settings import Settings
 
+_LOCATION = "lpm_stream"
 _PROJECT = Path(__file__).parents[2]
 _STOP_SECONDS = 15
 _TICKS = """
@@ -28,6 +31,35 @@ query Ticks($location: String!, $since: Float!) {
   }
 }
 """
+_CHECKED = """
+  {name}: assetCheckExecutions(assetKey: $asset, checkName: "{name}", limit: $limit) {{
+    evaluation {{ partition success severity }}
+  }}
+"""
+_RUN_CHECKS = """
+mutation Run($selector: JobOrPipelineSelector!, $config: RunConfigData!) {
+  launchRun(executionParams: {selector: $selector, runConfigData: $config}) { __typename }
+}
+"""
+_RUNS = """
+query Runs($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs { results { runId } } } }
+"""
+_END_RUNS = """
+mutation End($ids: [String!]!) {
+  terminateRuns(runIds: $ids, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename }
+}
+"""
+_MORE_RESULTS = 100  # than companies: of runs for some of them since the last for all
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The newest result of a check and partition. `severity` is that of a failure."""
+
+    name: str
+    partition: str
+    passed: bool
+    severity: str
 
 
 @dataclass(frozen=True)
@@ -52,25 +84,68 @@ class Dagster:
 
     def ticks(self) -> int:
         """The number of sensor ticks that have ended well since it was started."""
-        variables = {"location": "lpm_stream", "since": self.started_at}
-        request = urllib.request.Request(  # noqa: S310 - our own webserver
-            f"{self.url}/graphql",
-            json.dumps({"query": _TICKS, "variables": variables}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            sensors = json.load(answer)["data"]["sensorsOrError"]["results"]
+        variables = {"location": _LOCATION, "since": self.started_at}
+        sensors = self._ask(_TICKS, variables)["sensorsOrError"]["results"]
         states = [tick["status"] for sensor in sensors for tick in sensor["sensorState"]["ticks"]]
         return sum(state in {"SUCCESS", "SKIPPED"} for state in states)
 
+    def checked(self, asset: Sequence[str], names: Collection[str], partitions: int) -> list[Checked]:
+        """The newest results of an asset's checks, in their order and by partition.
+
+        Args:
+            asset: the asset's key.
+            names: of the checks.
+            partitions: how many there are.
+        """
+        fields = "".join(_CHECKED.format(name=name) for name in names)
+        query = f"query Checked($asset: AssetKeyInput!, $limit: Int!) {{ {fields} }}"
+        found = self._ask(query, {"asset": {"path": list(asset)}, "limit": 2 * partitions + _MORE_RESULTS})
+        newest: dict[tuple[str, str], Checked] = {}
+        for name in names:
+            for one in found[name]:  # the newest first
+                result = one["evaluation"]
+                if result is not None:
+                    key = name, result["partition"]
+                    newest.setdefault(key, Checked(*key, result["success"], result["severity"]))
+        return list(newest.values())
+
+    def run_checks(self, job: str) -> None:
+        """Starts the job that runs the checks of all companies, as somebody would by hand.
+
+        Raises:
+            LpmStreamError: if it does not start.
+        """
+        place = {"repositoryName": "__repository__", "repositoryLocationName": _LOCATION, "jobName": job}
+        done = self._ask(_RUN_CHECKS, {"selector": place, "config": {}})["launchRun"]["__typename"]
+        if done != "LaunchRunSuccess":
+            raise LpmStreamError(f"job {job} does not start: {done}; see the logs in {self.logs}")
+
+    def end_runs(self) -> None:
+        """Ends the runs in hand as somebody would by hand: stopped with everything else, they would fail."""
+        running = {"filter": {"statuses": [status.value for status in IN_PROGRESS_RUN_STATUSES]}}
+        if ids := [run["runId"] for run in self._ask(_RUNS, running)["runsOrError"]["results"]]:
+            self._ask(_END_RUNS, {"ids": ids})
+
+    def _ask(self, query: str, variables: Mapping[str, Any]) -> Any:
+        request = urllib.request.Request(  # noqa: S310 - our own webserver
+            f"{self.url}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return json.load(answer)["data"]
+
 
 @contextmanager
-def running_dagster(settings: Settings, port: int) -> Iterator[Dagster]:
+def running_dagster(
+    settings: Settings, port: int, variables: Mapping[str, str] | None = None
+) -> Iterator[Dagster]:
     """Starts Dagster on the settings' home directory and stops it at the end.
 
     Args:
         settings: everything is kept below their home.
         port: of the webserver, on localhost.
+        variables: of its environment, besides those of this process.
 
     Raises:
         LpmStreamError: if the port is taken or the project's files are not there.
@@ -82,8 +157,10 @@ def running_dagster(settings: Settings, port: int) -> Iterator[Dagster]:
     if not (_PROJECT / "dagster.yaml").exists():
         raise LpmStreamError("the demo needs dagster.yaml and workspace.yaml of the project: run it from a clone")
     shutil.copy(_PROJECT / "dagster.yaml", home)
-    with DagsterInstance.from_config(str(home)):
-        pass  # makes Dagster's own databases: webserver and daemon would race to do it, and one of them lose
+    # Makes Dagster's own databases: webserver and daemon would race to do it, and one of them lose.
+    with DagsterInstance.from_config(str(home)) as instance:
+        for run in instance.get_runs(RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
+            instance.report_run_canceled(run)  # its process ended with the Dagster before: that is no failure
     workspace = str(_PROJECT / "workspace.yaml")
     commands = {
         "webserver": ["dagster-webserver", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)],
@@ -97,7 +174,7 @@ def running_dagster(settings: Settings, port: int) -> Iterator[Dagster]:
         "LPM_STREAM_DATABASE_TEMPLATE": settings.database_template,
         "LPM_STREAM_DAGSTER_URL": url,
     }
-    environment = os.environ | places
+    environment = os.environ | places | dict(variables or {})
     dagster = Dagster(url, logs, {}, time.time())
     try:
         for name, command in commands.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lpm_stream.audit.report import AuditReport, Counts
 from lpm_stream.control.latency import Latencies
+from lpm_stream.demo.watch import Alert, CheckResult, Injected, Seen
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,15 @@ class CompanyResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The whole demo: `committed` and `delivered` count changes, the others rows."""
+    """The whole demo: `committed` and `delivered` count changes, the others to `misrouted` rows.
+
+    Attributes:
+        clean: whether the audit found every company's rows right.
+        as_expected: whether no check failed and nothing was told; or, of a demo with a fault, nothing but that.
+        checks: one for each check and company.
+        alerts: the incidents of the demo's time.
+        faults: what was injected where.
+    """
 
     committed: int
     delivered: int
@@ -48,7 +57,11 @@ class Result:
     seconds: float
     version: int
     clean: bool
+    as_expected: bool
     companies: tuple[CompanyResult, ...]
+    checks: tuple[CheckResult, ...]
+    alerts: tuple[Alert, ...]
+    faults: tuple[Injected, ...]
 
 
 def result_of(
@@ -58,6 +71,9 @@ def result_of(
     audit: AuditReport,
     ticks: int,
     seconds: float,
+    seen: Seen,
+    faults: tuple[Injected, ...],
+    as_expected: bool,
 ) -> Result:
     """Puts the counts together.
 
@@ -67,6 +83,9 @@ def result_of(
         audit: of the final state.
         ticks: sensor ticks that ended well.
         seconds: how long there was traffic.
+        seen: checks and alerts.
+        faults: what was injected.
+        as_expected: whether checks and alerts show that and nothing else.
     """
     everything = Latencies()
     for latencies in received.values():
@@ -84,7 +103,11 @@ def result_of(
         seconds=round(seconds, 1),
         version=audit.version,
         clean=audit.clean,
+        as_expected=as_expected,
         companies=tuple(companies),
+        checks=seen.checks,
+        alerts=seen.alerts,
+        faults=faults,
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Severity = Literal["WARN", "ERROR"]
 CheckName = Literal[
@@ -14,6 +14,8 @@ CheckName = Literal[
     "sooner_than_legacy",
     "complete_against_source",
 ]
+
+_HOUR, _DAY = 60, 24 * 60  # minutes
 
 
 class Checks(BaseModel):
@@ -34,3 +36,18 @@ class Checks(BaseModel):
     look_back_hours: float = Field(
         168, gt=0, description="legacy files of earlier periods are neither compared by checks nor judged"
     )
+    every_minutes: int = Field(
+        5, gt=0, le=_DAY, description="the checks run so often for all companies, whether files come or not"
+    )
+    thorough_every_minutes: int = Field(
+        60, gt=0, le=_DAY, description="so often complete_against_source does, which reads the whole source table"
+    )
+
+    @field_validator("every_minutes", "thorough_every_minutes")
+    @classmethod
+    def _fits_the_clock(cls, value: int) -> int:
+        if _HOUR % value and (value % _HOUR or _DAY % value):
+            raise ValueError(
+                f"{value} minutes divide neither the hour nor, as whole hours, the day; choose others"
+            )
+        return value

@@ -3,10 +3,10 @@
 import codecs
 import re
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 _PLACE = re.compile(r"\{(.*?)\}")
 _NAME_DIRECTIVES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%j": r"\d{3}"}
@@ -21,6 +21,10 @@ class LegacyFormat(BaseModel):
 
     file_name: str = Field(
         description="path below the location, with {company}, {start} of the period, {issue} of re-issued files"
+    )
+    company_names: dict[str, Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]] = Field(
+        default_factory=dict,
+        description="company id to what stands for {company}, for the companies that the files name otherwise",
     )
     start_format: str = Field("%Y%m%d%H%M", description="of {start}, in the time zone: %Y %m %d %H %M %j")
     issue_format: str = Field("_R{number}", description="what {issue} is in a re-issued file; empty in the first")
@@ -126,6 +130,9 @@ class LegacyFormat(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
+        names = list(self.company_names.values())
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"company_names: {', '.join(twice)} stands for two companies; correct one")
         if self.delimiter == self.quote:
             raise ValueError("delimiter and quote are the same character; change one")
         if (wanted := _PERIOD_DIRECTIVES[self.period]) not in self.start_format:

@@ -1,6 +1,8 @@
 """Reads a feed's declaration from its `defs.yaml`, without Dagster, and says exactly what is wrong in it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -41,3 +43,39 @@ def load_feed(path: Path) -> FeedSpec:
         return FeedSpec.model_validate(content["attributes"])
     except ValidationError as error:
         raise SpecError(explained(path, tree, error, "attributes")) from error
+
+
+def overridden(spec: FeedSpec, home: Path) -> FeedSpec:
+    """The feed as one home directory has it: what `HOME/feeds/NAME.yaml` says of it wins over its declaration.
+
+    The file has the fields of a declaration's `attributes` that are to differ; sections are merged field by field.
+    Without the file the feed stays as it is.
+
+    Raises:
+        SpecError: if the file cannot be read, or the feed would be wrong with it.
+    """
+    path = override_path(spec, home)
+    if not path.exists():
+        return spec
+    tree, content = read_yaml(path, "what is different about the feed here is declared there")
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}:1: expected fields of a feed, such as 'checks:'")
+    try:
+        return FeedSpec.model_validate(_merged(spec.model_dump(), content))
+    except ValidationError as error:
+        raise SpecError(explained(path, tree, error)) from error
+
+
+def override_path(spec: FeedSpec, home: Path) -> Path:
+    """Where a home directory says what is different there about a feed."""
+    return home / "feeds" / f"{spec.name}.yaml"
+
+
+def _merged(declared: Mapping[str, Any], wins: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(declared)
+    for name, value in wins.items():
+        before = merged.get(name)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = _merged(before, value)  # noqa: PLW2901 - the section
+        merged[name] = value
+    return merged

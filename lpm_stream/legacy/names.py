@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from lpm_stream.errors import LegacyError
 from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.settings import safe_file_name
 
@@ -29,8 +30,10 @@ class Named:
     issue: int
 
 
-def company_text(company: str) -> str:
-    """How a file name names a company: a plain id as it is, any other by a name that is harmless in a path."""
+def company_text(form: LegacyFormat, company: str) -> str:
+    """How a file name names a company: as declared, else by its id, or by what is harmless in a path for it."""
+    if company in form.company_names:
+        return form.company_names[company]
     return company if _PLAIN.fullmatch(company) else safe_file_name(company)
 
 
@@ -60,16 +63,27 @@ def file_name(form: LegacyFormat, company: str, period: Period, issue: int = 0) 
     """The path, below the location, of a company's file."""
     start = period.start.astimezone(form.zone).strftime(form.start_format)
     issue_text = form.issue_format.replace("{number}", str(issue)) if issue else ""
-    parts = {"company": company_text(company), "start": start, "issue": issue_text}
+    parts = {"company": company_text(form, company), "start": start, "issue": issue_text}
     return re.sub(r"\{(.*?)\}", lambda place: parts[place[1]], form.file_name)
 
 
 class Names:
-    """Reads the names of the files of known companies."""
+    """Reads the names of the files of known companies.
+
+    Raises:
+        LegacyError: if two of them would have the same files.
+    """
 
     def __init__(self, form: LegacyFormat, companies: Iterable[str]) -> None:
         self._form = form
-        self._companies = {company_text(company): company for company in companies}
+        self._companies: dict[str, str] = {}
+        for company in companies:
+            other = self._companies.setdefault(company_text(form, company), company)
+            if other != company:
+                raise LegacyError(
+                    f"files named {company_text(form, company)!r} could be those of company {other!r} or of "
+                    f"{company!r}: correct company_names under legacy in the feed's defs.yaml"
+                )
         self._pattern = _pattern(form)
 
     def read(self, path: str) -> Named | None:

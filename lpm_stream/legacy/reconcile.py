@@ -9,6 +9,8 @@ from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lpm_stream.audit.scratch import Scratch, scratch_space
 from lpm_stream.audit.table import pin
@@ -16,6 +18,7 @@ from lpm_stream.control import reconciliations, registry
 from lpm_stream.control.registry import Served
 from lpm_stream.errors import LegacyError, LpmStreamError, NoDatabaseError, TargetFaultError
 from lpm_stream.feed.legacy import LegacyFormat
+from lpm_stream.feed.schema import COMMIT_VERSION
 from lpm_stream.legacy.commits import Commits
 from lpm_stream.legacy.compare import compare, count_faults, examples
 from lpm_stream.legacy.explain import Case, explain, explained
@@ -148,8 +151,11 @@ class _Work:
 
     def absent(self, task: Absent) -> Reconciliation | None:
         """The result for a period without a file; None where it needs none."""
-        if self._form.empty_periods == "none" and not self._has_rows(task):
-            return None
+        try:
+            if self._form.empty_periods == "none" and not self._has_rows(task):
+                return None
+        except TargetFaultError as error:
+            return self._result(task, "unread", problem=str(error))
         late = (self._now - task.due).total_seconds()
         problem = f"there is no file; it was due at {task.due.isoformat(timespec='seconds')}"
         return self._result(task, "late", problem=problem, late_seconds=late)
@@ -243,11 +249,13 @@ class _Work:
         return max(0.0, (arrived - file.period.end).total_seconds() - slack)
 
     def _has_rows(self, task: Absent) -> bool:
+        """Whether the company has rows that the file would have: what was committed after the cut it would not."""
+        version = self._commits.newest_by(task.period.end + timedelta(seconds=self._form.cut_seconds))
         target = Target(task.company, self._served[task.company].database)
         with scratch_space(self._stream.settings.home / "scratch") as scratch:
             try:
                 with stored_rows(scratch.db, self._spec, target, task.period) as stored:
-                    return any(batch.num_rows for batch in stored.batches)
+                    return any(_begins_by(batch, version) for batch in stored.batches)
             except NoDatabaseError:
                 return False
 
@@ -264,3 +272,8 @@ class _Work:
             size=entry.size if entry else 0,
             **found,
         )
+
+
+def _begins_by(rows: pa.RecordBatch, version: int) -> bool:
+    """Whether a row is of that commit version or an earlier one."""
+    return rows.num_rows > 0 and bool(pc.min(rows.column(COMMIT_VERSION)).as_py() <= version)

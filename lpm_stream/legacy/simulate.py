@@ -95,6 +95,15 @@ def rows_when_cut(spec: FeedSpec, form: LegacyFormat, table: str, company: str, 
     version = commits.newest_by(period.end + timedelta(seconds=form.cut_seconds))
     if version < 0:
         return pl.DataFrame(schema={name: pl.Null() for name in spec.column_names})
+    return rows_at(spec, table, company, period, version)
+
+
+def rows_at(spec: FeedSpec, table: str, company: str, period: Period, version: int | None) -> pl.DataFrame:
+    """A company's rows of a period at a version of the table, or at its newest, by key.
+
+    Raises:
+        SourceError: if the table cannot be read at that version.
+    """
     predicate = f"{spec.company_column} = {literal(company)}"
     then = pin(spec, table, version, None)
     rows = pl.DataFrame(then.scan(columns=spec.column_names, predicate=predicate))

@@ -121,6 +121,9 @@ def test_what_was_published_and_not_delivered(stream):
     patient = stream.spec.model_copy(update={"slo_seconds": 1e-9})
     impatient = replace(stream, spec=patient)
     assert found(impatient).keys() == {("undelivered", "A")}
+    raised.check_came_out(stream.store, SPEC.name, "fresh", "A", "no delivery")
+    assert found(impatient).keys() == {("check_failed:fresh", "A")}  # says the same: one incident is enough
+    raised.check_came_out(stream.store, SPEC.name, "fresh", "A", None)
     park(stream, "A")
     assert found(impatient).keys() == {("parked", "A")}
     park(stream, "A", since=datetime.now(UTC))

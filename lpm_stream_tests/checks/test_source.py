@@ -2,8 +2,10 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 
 from lpm_stream.checks.run import run_checks
 from lpm_stream.control import parking, progress
@@ -33,7 +35,12 @@ def execute(stream: Stream, statement: str) -> None:
 def test_equal(delivered):
     results = checked(delivered, "complete_against_source")
     assert [one.passed for one in results.values()] == [True, True]
-    assert (results["A"].values["rows_in_table"], results["A"].values["version"]) == (2, 2)
+    watermarks = {
+        company: one.version for company, one in progress.read_deliveries(delivered.store, SPEC.name).items()
+    }
+    assert {company: one.values["version"] for company, one in results.items()} == watermarks
+    assert [one.values["rows_in_table"] for one in results.values()] == [2, 2]
+    assert len({one.values["digest"] for one in results.values()}) == 2
 
 
 def test_not_equal(delivered):
@@ -47,15 +54,35 @@ def test_not_equal(delivered):
     )
 
 
-def test_a_parked_company_is_compared_at_its_watermark(delivered):
+def test_what_came_after_the_watermark_does_not_count(delivered):
     newest = progress.read_deliveries(delivered.store, SPEC.name)["A"]
     append(delivered.table, rows("A3"))
-    assert not checked(delivered, "complete_against_source")["A"].passed
+    publish(delivered)
+    one = checked(delivered, "complete_against_source")["A"]
+    assert (one.passed, one.values["version"]) == (True, newest.version)
+    execute(delivered, "UPDATE orders SET amount = 7 WHERE id = 'A2'")
     with delivered.store.write() as connection:
         state = parking.park("A", 0, 1, newest.committed_at, "down")
         parking.write_parked(connection, SPEC.name, "A", state)
     one = checked(delivered, "complete_against_source")["A"]
-    assert (one.passed, one.values["version"]) == (True, newest.version)
+    assert (one.passed, one.values["version"], one.values["missing"]) == (False, newest.version, 0)
+
+
+def test_rows_are_compared_where_a_version_cannot_be_read_any_more(delivered):
+    """Digests need each watermark's version; of the newest the rows can still be compared."""
+    append(delivered.table, rows("A3"))
+    publish(delivered)
+    deliver(delivered)
+    append(delivered.table, rows("B3", company="B"))
+    publish(delivered)  # so that the table has changed since the watermark of B
+    log = Path(delivered.table, "_delta_log")
+    watermark = progress.read_deliveries(delivered.store, SPEC.name)["B"].version
+    DeltaTable(delivered.table).create_checkpoint()
+    for version in range(watermark + 1):
+        (log / f"{version:020}.json").unlink()
+    results = checked(delivered, "complete_against_source")
+    assert {company: one.passed for company, one in results.items()} == {"A": True, "B": False}
+    assert "1 missing" in results["B"].description
 
 
 def test_unknown_names_are_refused(stream):

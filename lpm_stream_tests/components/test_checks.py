@@ -1,5 +1,6 @@
 """Checks as Dagster runs them, in this process on a real home directory."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,10 +9,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._utils.schedules import schedule_execution_time_iterator
 
 from lpm_stream.alerts.raised import read_raised
 from lpm_stream.checks.result import check_names
 from lpm_stream.components import Feed
+from lpm_stream.components.checks import cron
 from lpm_stream.components.keys import company_key, legacy_key
 from lpm_stream.components.partitions import partition_key
 from lpm_stream.control.registry import register
@@ -184,3 +187,27 @@ def test_a_feed_without_legacy_files_has_no_checks_of_them():
     sensors = {sensor.name for sensor in defs.get_repository_def().sensor_defs}
     assert "deliver_orders" in sensors
     assert "watch_orders_files" not in sensors
+
+
+@pytest.mark.parametrize(
+    ("minutes", "past", "wanted"),
+    [
+        (1, 0, "*/1 * * * *"),
+        (5, 0, "*/5 * * * *"),
+        (5, 17, "2-59/5 * * * *"),
+        (60, 17, "17 * * * *"),
+        (240, 0, "0 0,4,8,12,16,20 * * *"),
+        (1440, 17, "17 0 * * *"),
+    ],
+)
+def test_the_pause_between_runs_is_the_feed_s(minutes, past, wanted):
+    assert cron(minutes, past) == wanted
+    ticks = list(itertools.islice(schedule_execution_time_iterator(0, wanted, "UTC"), 50))
+    assert {after - before for before, after in itertools.pairwise(ticks)} == {timedelta(minutes=minutes)}
+
+
+def test_a_feed_declares_when_its_checks_run(settings):
+    often = SPEC.checks.model_copy(update={"every_minutes": 15, "thorough_every_minutes": 720})
+    feed = Feed(SPEC.model_copy(update={"checks": often}))
+    schedules = dg.build_defs_for_component(feed).get_repository_def().schedule_defs
+    assert sorted(str(one.cron_schedule) for one in schedules) == ["*/15 * * * *", "17 0,12 * * *"]

@@ -54,6 +54,12 @@ def test_a_good_declaration(tmp_path):
         (("    period", "    issue_format: R\n    period"), 19, "issue_format", "must have {number}"),
         (("    period", "    null_text: 'true'\n    period"), 17, "legacy", "three different texts"),
         (("    period", "    null_text: 'a;b'\n    period"), 17, "legacy", "stands without quotes"),
+        (
+            ("    period", "    company_names: {A: x, B: x}\n    period"),
+            17,
+            "legacy",
+            "x stands for two companies",
+        ),
     ],
 )
 def test_a_wrong_declaration_names_line_field_and_fix(tmp_path, change, line, field, said):

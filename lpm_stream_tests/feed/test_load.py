@@ -4,7 +4,7 @@ import pytest
 
 from lpm_stream.errors import SpecError
 from lpm_stream.feed import load
-from lpm_stream.feed.load import load_feed, load_feeds
+from lpm_stream.feed.load import load_feed, load_feeds, overridden, override_path
 
 GOOD = """\
 type: lpm_stream.components.Feed
@@ -132,3 +132,41 @@ def test_two_feeds_of_one_name_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "FEEDS", tmp_path)
     with pytest.raises(SpecError, match=r"two/defs\.yaml: .*orders.*one/defs\.yaml"):
         load_feeds()
+
+
+@pytest.mark.parametrize("minutes", [0, 7, 90, 1000, 2880])
+def test_a_pause_that_does_not_fit_the_clock(path, minutes):
+    assert ": checks.every_minutes: " in said(path, f"{GOOD}  checks: {{every_minutes: {minutes}}}\n")
+
+
+def test_a_home_directory_may_have_a_feed_otherwise(path, tmp_path):
+    path.parent.mkdir()
+    path.write_text(f"{GOOD}  checks: {{grace_seconds: 7, quarantined_rows: 3}}\n")
+    spec = load_feed(path)
+    assert overridden(spec, tmp_path) == spec
+    mine = override_path(spec, tmp_path)
+    mine.parent.mkdir()
+    mine.write_text("slo_seconds: 5\nchecks: {grace_seconds: 9}\n")
+    other = overridden(spec, tmp_path)
+    assert (other.slo_seconds, other.checks.grace_seconds, other.checks.quarantined_rows) == (5, 9, 3)
+    assert other.columns == spec.columns
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("checks: {graze_seconds: 9}", "1: checks.graze_seconds: is not a field here"),
+        ("slo_seconds: -1", "1: slo_seconds: Input should be greater than 0"),
+        ("- 1", "1: expected fields of a feed"),
+        ("a: [", "1: not valid YAML"),
+    ],
+)
+def test_what_is_wrong_in_a_home_directory_is_said(path, tmp_path, content, problem):
+    path.parent.mkdir()
+    path.write_text(GOOD)
+    spec = load_feed(path)
+    mine = override_path(spec, tmp_path)
+    mine.parent.mkdir()
+    mine.write_text(content)
+    with pytest.raises(SpecError, match=f"^{mine}:{problem}"):
+        overridden(spec, tmp_path)

@@ -1,5 +1,6 @@
 """Which files there are and what state they are in: late, re-issued, growing, broken, oddly named."""
 
+import dataclasses
 import gzip
 import re
 from datetime import UTC, datetime, timedelta
@@ -9,9 +10,10 @@ import pytest
 
 from lpm_stream.control import reconciliations
 from lpm_stream.control.registry import register
+from lpm_stream.errors import LegacyError
 from lpm_stream.legacy.listing import absent
 from lpm_stream.legacy.location import open_location
-from lpm_stream.legacy.names import Names, file_name, period_at, periods
+from lpm_stream.legacy.names import Names, Period, file_name, period_at, periods
 from lpm_stream.legacy.reconcile import look
 from lpm_stream.legacy.report import Faults
 from lpm_stream.legacy.write import content
@@ -197,6 +199,31 @@ def test_names_are_read_as_they_are_written(period):
             named = names.read(file_name(form, company, one_period, 3))
             assert named is not None
             assert (named.company, named.period, named.issue) == (company, one_period, 3)
+
+
+def test_files_may_name_companies_as_the_feed_declares():
+    form = FORM.model_copy(update={"company_names": {"ACME": "0042", "gone": "0001"}})
+    path = file_name(form, "ACME", HOUR)
+    assert path.startswith("0042/orders_0042_")
+    named = Names(form, ["ACME", "B"]).read(path)
+    assert named is not None
+    assert named.company == "ACME"
+    assert Names(form, ["ACME", "B"]).read(path.replace("0042", "ACME")) is None
+    with pytest.raises(LegacyError, match="'0042' could be those of company '0042' or of 'ACME'"):
+        Names(form, ["0042", "ACME"])
+
+
+def test_a_period_whose_rows_all_came_after_the_cut_needs_no_file(stream):
+    form = FORM.model_copy(update={"empty_periods": "none"})
+    patient = dataclasses.replace(stream, spec=SPEC.model_copy(update={"legacy": form}))
+    put(patient, "A", orders([], "A"), Period(HOUR.start - timedelta(hours=1), HOUR.start))
+    early = HOUR.start + timedelta(minutes=5)
+    commit(patient, orders(["1"], "A", ordered_at=early), HOUR.end + timedelta(minutes=5))
+    deliver(patient)
+    assert {result.verdict for result in compare(patient)} == {"passed"}
+    commit(patient, orders(["2"], "A", ordered_at=early), early)
+    deliver(patient)
+    assert {result.verdict for result in compare(patient)} == {"passed", "late"}
 
 
 def test_periods_follow_the_clock_of_the_zone():
