@@ -92,19 +92,29 @@ def connect(url: sa.URL, *, autocommit: bool = False) -> Connection:
         MssqlError: if the server cannot be reached, or refuses.
         LpmStreamError: if the driver is not installed.
     """
-    driver, errors = _driver(url)
+    _, errors = driver(url)
     try:
-        raw = driver.connect(connection_string(url), autocommit=autocommit, timeout=_LOGIN_SECONDS)
+        return Connection(connect_raw(url, autocommit=autocommit), errors)
     except errors as error:
         raise MssqlError(said(str(error.args[-1] if error.args else error))) from error
-    connection = Connection(raw, errors)
+
+
+def connect_raw(url: sa.URL, *, autocommit: bool = False) -> Any:
+    """The same, as the driver has it.
+
+    Raises:
+        Exception: one of the driver's own, which `driver` tells.
+    """
+    module, _ = driver(url)
+    raw = module.connect(connection_string(url), autocommit=autocommit, timeout=_LOGIN_SECONDS)
     try:
         raw.timeout = _STATEMENT_SECONDS
-        connection.execute(_SESSION)
+        with closing(raw.cursor()) as cursor:
+            cursor.execute(_SESSION)
     except BaseException:
-        connection.close()
+        raw.close()
         raise
-    return connection
+    return raw
 
 
 def has_bulk_copy(url: sa.URL) -> bool:
@@ -112,8 +122,14 @@ def has_bulk_copy(url: sa.URL) -> bool:
     return url.drivername == "mssql+mssqlpython"
 
 
-def _driver(url: sa.URL) -> tuple[ModuleType, tuple[type[Exception], ...]]:
-    """The driver, and what it raises. Neither keeps connections behind our back: sessions are set up once."""
+def driver(url: sa.URL) -> tuple[ModuleType, tuple[type[Exception], ...]]:
+    """The driver that the URL names, and what it raises.
+
+    Neither keeps connections behind our back: sessions are set up once.
+
+    Raises:
+        LpmStreamError: if it is not installed, or none is named.
+    """
     if url.drivername == "mssql+mssqlpython":
         try:
             import mssql_python  # noqa: PLC0415 - only where it is needed is it installed
@@ -207,6 +223,8 @@ def create(url: sa.URL) -> None:
         except MssqlError:
             if not exists(url):  # somebody else was quicker
                 raise
+        with suppress(MssqlError):  # what does not know it does not need it; only an audit does
+            connection.execute(f"ALTER DATABASE {quoted(require_name(url))} SET ALLOW_SNAPSHOT_ISOLATION ON")
 
 
 def quoted(name: str) -> str:
@@ -233,7 +251,7 @@ def listed(names: Iterable[str]) -> str:
 def said(text: str) -> str:
     """The server's own message in one line, without what it quotes of rows."""
     text = " ".join(text.split())
-    text = re.sub(r"^Driver Error: (.*?); DDBC Error: ", r"\1: ", text)
+    text = re.sub(r"^Driver Error: .*?; DDBC Error: ", "", text)
     text = re.sub(r"\[[^\]\[]*(?:Microsoft|SQL Server|unixODBC|FreeTDS|ODBC)[^\]\[]*\]|\[\w{5}\] ?", "", text)
     text = re.sub(r" \(SQL\w+\)", "", text)
     return _QUOTES.sub("", text).strip()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings as hypothesis_settings
@@ -61,7 +60,8 @@ def tsql_url(postgresql_server: postgresql.Server, postgresql_url: str, monkeypa
     """The URL of a new database that takes T-SQL, and is PostgreSQL."""
     url = sa.make_url(postgresql_url)
     postgresql_server.run(f"CREATE DATABASE {url.database}")
-    monkeypatch.setattr(mssql, "_driver", lambda _url: (driver, (psycopg.Error,)))
+    _, errors = mssql.driver(sa.make_url("mssql+mssqlpython://"))
+    monkeypatch.setattr(mssql, "driver", lambda _url: (driver, errors))
     query = {"socket": postgresql_server.host}
     return sa.URL.create(
         "mssql+mssqlpython", username="postgres", database=url.database, query=query

@@ -297,7 +297,8 @@ class _Bulk:
                 _make_stage(tables, stage, types, _Aside(connection, self.place))
                 connection.bulk_copy(stage, as_arrow(rows, batch))
         except MssqlError as error:
-            log.warning("%s: bulk copy does not work, going on without: %s", self.place, error)
+            log.warning("%s: bulk copy does not work, going on without, slower", self.place)
+            log.debug("%s: %s", self.place, error)  # which may quote a row
             self._works = False
             return None
         return batch

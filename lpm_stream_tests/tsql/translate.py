@@ -17,9 +17,10 @@ _TYPES = {
 }
 
 # What T-SQL has and PostgreSQL lacks. INFORMATION_SCHEMA names types as SQL Server does.
-PRELUDE = """
+PRELUDE = r"""
 CREATE SCHEMA IF NOT EXISTS tsql;
-CREATE FUNCTION tsql.datalength(text) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT octet_length($1)';
+CREATE FUNCTION tsql.datalength(text) RETURNS integer IMMUTABLE LANGUAGE sql AS $$
+    SELECT 2 * (length($1) + length(regexp_replace($1, '[^\U00010000-\U0010FFFF]', '', 'g'))) $$;
 CREATE FUNCTION tsql.object_id(text) RETURNS text LANGUAGE sql AS $$ SELECT trim(both '[]' from $1) $$;
 CREATE FUNCTION tsql.columnproperty(text, text, text) RETURNS integer LANGUAGE sql AS $$
     SELECT count(*)::integer FROM information_schema.columns WHERE table_name = $1 AND column_name = $2
@@ -33,20 +34,26 @@ CREATE COLLATION "Latin1_General_100_BIN2" FROM "C";
 """
 
 
+# Statements of the server's own, by a part of them.
+_KNOWN = {
+    "DECLARE @got int": "SELECT 0 FROM pg_advisory_xact_lock(1)",
+    "@@version": "SELECT 'Microsoft SQL Server - 16.0.1000.6'",
+    "SET TRANSACTION ISOLATION LEVEL SNAPSHOT": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    "sys.databases": "SELECT 1 FROM pg_database WHERE datname = %s",
+    "sys.database_permissions": "SELECT 1 WHERE false",
+}
+
+
 @lru_cache(maxsize=10_000)
 def translated(statement: str) -> tuple[str, ...]:
     """The statements of PostgreSQL that do what one of T-SQL does."""
-    if found := re.fullmatch(r"EXEC sp_rename N'\[(.*)\]\.\[(.*)\]', N'(.*)', N'COLUMN'", statement):
-        return (f'ALTER TABLE "{found[1]}" RENAME COLUMN "{found[2]}" TO "{found[3]}"',)
-    if found := re.fullmatch(r"EXEC sp_rename N'\[(.*)\]', N'(.*)'", statement):
-        return (f'ALTER TABLE "{found[1]}" RENAME TO "{found[2]}"',)
-    if statement.startswith("DECLARE @got int"):
-        return ("SELECT 0 FROM pg_advisory_xact_lock(1)",)
-    if "sys.database_permissions" in statement:
-        return ("SELECT 1 WHERE false",)
-    if found := re.fullmatch(
-        r"ALTER TABLE \[(\w+)\] ALTER COLUMN \[(.+)\] (.*?)(?: COLLATE \w+)?( NOT)? NULL", statement
-    ):
+    for part, known in _KNOWN.items():
+        if part in statement:
+            return (known,)
+    if statement.startswith("EXEC sp_rename"):
+        return (_renamed(statement),)
+    altered = r"ALTER TABLE \[(\w+)\] ALTER COLUMN \[(.+)\] (.*?)(?: COLLATE \w+)?( NOT)? NULL"
+    if found := re.fullmatch(altered, statement):
         kind = _sql(exp.DataType.build(found[3], dialect="tsql"))
         column = f'ALTER TABLE "{found[1]}" ALTER COLUMN "{found[2]}"'
         return (f"{column} TYPE {kind}", f"{column} {'SET' if found[4] else 'DROP'} NOT NULL")
@@ -55,12 +62,18 @@ def translated(statement: str) -> tuple[str, ...]:
     )
 
 
+def _renamed(statement: str) -> str:
+    table, column, new = re.findall(r"\[(\w+)\](?:\.\[(\w+)\])?', N'(\w+)'", statement)[0]
+    renamed = f'COLUMN "{column}" TO "{new}"' if column else f'TO "{new}"'
+    return f'ALTER TABLE "{table}" RENAME {renamed}'
+
+
 def _statements(parsed: exp.Expr) -> Iterable[str]:
     keys: list[exp.PrimaryKey] = list(parsed.find_all(exp.PrimaryKey)) if isinstance(parsed, exp.Create) else []
     texts = {one.name for one in parsed.find_all(exp.ColumnDef) if _is_text(one.args.get("kind"))}
     for key in keys:
         key.pop()
-    yield _sql(parsed)
+    yield _sql(parsed).replace("CREATE CLUSTERED INDEX", "CREATE INDEX")
     for key in keys:  # unique but for blanks at the end, as SQL Server's are
         names = [one.name for one in key.find_all(exp.Identifier)]
         listed = ", ".join(f'rtrim("{name}")' if name in texts else f'"{name}"' for name in names)
@@ -124,6 +137,12 @@ def _index(node: exp.Expr) -> exp.Expr:
     return node
 
 
+def _dated(node: exp.Expr) -> exp.Expr:
+    """CONVERT with a style: an instant or a day as text."""
+    form = {"121": "YYYY-MM-DD HH24:MI:SS.US", "23": "YYYY-MM-DD"}[node.args["style"].name]
+    return exp.Anonymous(this="to_char", expressions=[node.expression, exp.Literal.string(form)])
+
+
 _CHANGES: Mapping[type[exp.Expr], Callable[[exp.Expr], exp.Expr]] = {
     exp.DataType: _type,
     exp.Table: _table,
@@ -133,6 +152,7 @@ _CHANGES: Mapping[type[exp.Expr], Callable[[exp.Expr], exp.Expr]] = {
     exp.ColumnDef: _defined,
     exp.Index: _index,
     exp.National: lambda node: exp.Literal.string(node.name),
+    exp.Convert: _dated,
 }
 
 
