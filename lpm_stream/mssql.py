@@ -17,6 +17,8 @@ from lpm_stream.errors import LpmStreamError, TargetFaultError
 
 LONGEST_NAME = 128  # characters of an identifier
 
+_LONGEST_MESSAGE = 300  # some go on for pages
+
 _LOGIN_SECONDS = 10
 _STATEMENT_SECONDS = 600
 _MAINTENANCE = "master"  # a database that every server has
@@ -254,7 +256,8 @@ def said(text: str) -> str:
     text = re.sub(r"^Driver Error: .*?; DDBC Error: ", "", text)
     text = re.sub(r"\[[^\]\[]*(?:Microsoft|SQL Server|unixODBC|FreeTDS|ODBC)[^\]\[]*\]|\[\w{5}\] ?", "", text)
     text = re.sub(r" \(SQL\w+\)", "", text)
-    return _QUOTES.sub("", text).strip()
+    text = _QUOTES.sub("", text).strip()
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
 
 
 # Errors 2627 and 2601 (the key), 2628 (the value), 241 to 245 and 8114 (the value).
