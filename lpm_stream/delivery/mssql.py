@@ -6,6 +6,7 @@ taken but its own batch.
 """
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 # A bulk copy takes about 0.6 s before its first row; in that time some 10,000 rows go as parameters.
 BULK_ROWS = 10_000
-_JSON_ROWS = 2_000  # of one parameter: a megabyte or so
+_JSON_ROWS, _JSON_BYTES = 2_000, 8_000_000  # of one parameter, at most
+_BULK_PAUSE_SECONDS = 600  # after it has failed
 
 # What a value can bring about: overflow, conversion, NULL, constraints, keys that are there or too long for their
 # index, rows that are too long, a trigger that rolls back. And what a trigger raises itself: 50000 and above.
@@ -256,7 +258,8 @@ class MssqlTransaction:
             self._batches.append((stage, batch))
             self._write(statement(self._tables.from_stage(stage, types)), batch)
             return
-        for part in rows.iter_slices(_JSON_ROWS):
+        most = _JSON_BYTES * rows.height // max(1, rows.estimated_size())
+        for part in rows.iter_slices(max(1, min(_JSON_ROWS, int(most)))):
             self._write(statement(self._tables.from_json(types)), as_json(part))
 
     def _write(self, statement: str, value: str) -> None:
@@ -285,11 +288,11 @@ class _Bulk:
     def __init__(self, url: sa.URL, place: str) -> None:
         self._url = url
         self.place = place
-        self._works = True
+        self._pauses_until = 0.0
 
     def load(self, tables: MssqlTables, stage: str, rows: pl.DataFrame, types: Mapping[str, str]) -> str | None:
         """Loads rows and returns their batch; None if that fails: parameters take whatever can be taken."""
-        if not self._works:
+        if time.monotonic() < self._pauses_until:
             return None
         batch = uuid.uuid4().hex
         try:
@@ -299,7 +302,7 @@ class _Bulk:
         except MssqlError as error:
             log.warning("%s: bulk copy does not work, going on without, slower", self.place)
             log.debug("%s: %s", self.place, error)  # which may quote a row
-            self._works = False
+            self._pauses_until = time.monotonic() + _BULK_PAUSE_SECONDS
             return None
         return batch
 

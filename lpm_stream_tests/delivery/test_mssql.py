@@ -115,8 +115,22 @@ def test_where_bulk_copy_does_not_work_it_is_done_without(url, database, copied,
     ]
 
 
-def test_many_rows_go_in_several_statements(database, monkeypatch):
-    monkeypatch.setattr(kind, "_JSON_ROWS", 7)
+def test_bulk_copy_is_tried_again_after_a_pause(database, copied, monkeypatch):
+    def refused(*_args: Any, **_options: Any) -> None:
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(kind, "_BULK_PAUSE_SECONDS", -1)
+    with monkeypatch.context() as down:
+        down.setattr(driver.Cursor, "bulkcopy_arrow", refused)
+        merge(database, changes("insert", *KEYS), 1)
+    merge(database, changes("insert", *KEYS, amount=2), 2)
+    assert amounts(database) == dict.fromkeys(KEYS, 2)
+    assert copied == ["_lpm_upserts_orders"]
+
+
+@pytest.mark.parametrize("limit", ["_JSON_ROWS", "_JSON_BYTES"])
+def test_many_rows_go_in_several_statements(database, monkeypatch, limit):
+    monkeypatch.setattr(kind, limit, 7)
     merge(database, changes("insert", *KEYS), 1)
     merge(database, changes("delete", *KEYS[1:]), 2)
     assert amounts(database) == {"0": 1}
