@@ -5,32 +5,27 @@ bulk copy does not: it has a connection of its own, so it fills a permanent stag
 taken but its own batch.
 """
 
-import logging
-import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
 
 from lpm_stream import mssql
-from lpm_stream.delivery.mssql_rows import as_arrow, as_json, require_storable
-from lpm_stream.delivery.mssql_schema import Session, fit_to_contract, fitted, same_columns
-from lpm_stream.delivery.mssql_tables import BATCH, MssqlTables
+from lpm_stream.delivery.mssql_bulk import BulkCopy
+from lpm_stream.delivery.mssql_rows import as_json, require_storable
+from lpm_stream.delivery.mssql_schema import fit_to_contract, fitted
+from lpm_stream.delivery.mssql_tables import MssqlTables
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, DELETE
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.mssql import Connection, MssqlError
 
-log = logging.getLogger(__name__)
-
 # A bulk copy takes about 0.6 s before its first row; in that time some 10,000 rows go as parameters.
 BULK_ROWS = 10_000
 _JSON_ROWS, _JSON_BYTES = 2_000, 8_000_000  # of one parameter, at most
-_BULK_PAUSE_SECONDS = 600  # after it has failed
 
 # What a value can bring about: overflow, conversion, NULL, constraints, keys that are there or too long for their
 # index, rows that are too long, a trigger that rolls back. And what a trigger raises itself: 50000 and above.
@@ -51,7 +46,7 @@ class MssqlDatabase:
         self._tables = MssqlTables(spec, company)
         self._company = company
         self._misfit: str | None = None
-        self._bulk = _Bulk(url, self._place) if mssql.has_bulk_copy(url) else None
+        self._bulk = BulkCopy(url, self._place) if mssql.has_bulk_copy(url) else None
         with _faults(self._place):
             self._connection = _connect(url)
         try:
@@ -139,7 +134,7 @@ class MssqlTransaction:
         connection: Connection,
         *,
         misfit: str | None,
-        bulk: "_Bulk | None",
+        bulk: BulkCopy | None,
     ) -> None:
         self._spec = spec
         self._tables = tables
@@ -277,57 +272,6 @@ class MssqlTransaction:
         if number in _ROW_FAULTS or number >= _RAISED:
             raise RowFaultError(mssql.said(text))
         raise TargetFaultError(f"database {self.place}: error {number}: {mssql.said(text)}")
-
-
-class _Bulk:
-    """Loads batches into staging tables.
-
-    Whoever loads holds the right to write, so whatever else is in there is of a worker that is gone.
-    """
-
-    def __init__(self, url: sa.URL, place: str) -> None:
-        self._url = url
-        self.place = place
-        self._pauses_until = 0.0
-
-    def load(self, tables: MssqlTables, stage: str, rows: pl.DataFrame, types: Mapping[str, str]) -> str | None:
-        """Loads rows and returns their batch; None if that fails: parameters take whatever can be taken."""
-        if time.monotonic() < self._pauses_until:
-            return None
-        batch = uuid.uuid4().hex
-        try:
-            with closing(mssql.connect(self._url, autocommit=True)) as connection:
-                _make_stage(tables, stage, types, _Aside(connection, self.place))
-                connection.bulk_copy(stage, as_arrow(rows, batch))
-        except MssqlError as error:
-            log.warning("%s: bulk copy does not work, going on without, slower", self.place)
-            log.debug("%s: %s", self.place, error)  # which may quote a row
-            self._pauses_until = time.monotonic() + _BULK_PAUSE_SECONDS
-            return None
-        return batch
-
-
-class _Aside:
-    """Executes statements beside the transaction, each committed at once."""
-
-    def __init__(self, connection: Connection, place: str) -> None:
-        self._connection = connection
-        self.place = place
-
-    def run(self, statement: str) -> None:
-        """Executes a statement without a result."""
-        self._connection.execute(statement)
-
-    def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Executes a statement and returns its rows."""
-        return self._connection.execute(statement, values)
-
-
-def _make_stage(tables: MssqlTables, stage: str, types: Mapping[str, str], session: Session) -> None:
-    """An empty staging table of these columns."""
-    fits = same_columns(session, stage, {BATCH: "nvarchar(32)", **types})
-    for statement in [tables.empty_stage(stage)] if fits else tables.create_stage(stage, types):
-        session.run(statement)
 
 
 _CAUGHT = (

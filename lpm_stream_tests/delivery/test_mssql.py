@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from lpm_stream import mssql
 from lpm_stream.delivery import mssql as kind
+from lpm_stream.delivery import mssql_bulk
 from lpm_stream.delivery.database import open_database
 from lpm_stream.delivery.mssql import MssqlDatabase, MssqlTransaction
 from lpm_stream.delivery.mssql_rows import as_arrow, as_json
@@ -119,7 +120,7 @@ def test_bulk_copy_is_tried_again_after_a_pause(database, copied, monkeypatch):
     def refused(*_args: Any, **_options: Any) -> None:
         raise OSError("the network is down")
 
-    monkeypatch.setattr(kind, "_BULK_PAUSE_SECONDS", -1)
+    monkeypatch.setattr(mssql_bulk, "_PAUSE_SECONDS", -1)
     with monkeypatch.context() as down:
         down.setattr(driver.Cursor, "bulkcopy_arrow", refused)
         merge(database, changes("insert", *KEYS), 1)
@@ -352,6 +353,29 @@ def test_a_name_that_is_no_name_is_refused():
         open_database(SPEC, "A", "mssql+mssqlpython://host")
     with pytest.raises(TargetFaultError, match="at most 128 characters"):
         open_database(SPEC, "A", f"mssql+mssqlpython://host/{'x' * 129}")
+
+
+def test_a_database_is_made_where_there_is_none(url, postgresql_server):
+    place = url.set(database=f"{url.database}_new")
+    with closing(MssqlDatabase(SPEC, "A", place)) as made:
+        merge(made, changes("insert", "1"), 1)
+        assert amounts(made) == {"1": 1}
+    mssql.create(place)  # as somebody who was slower would
+    postgresql_server.run(f"DROP DATABASE {place.database}")
+
+
+def test_who_may_read_the_table_may_read_its_replacement(url, database, postgresql_server):
+    name = "mssql_reader"
+    postgresql_server.run(f"CREATE ROLE {name}")
+    run(database, f"GRANT SELECT ON [orders] TO [{name}] WITH GRANT OPTION")
+    before = query(database, MssqlTables(SPEC, "A").select_grants)
+    assert before == [("W", "SELECT", name)]
+    with database.transaction() as transaction:
+        transaction.create_replacement()
+        transaction.swap()
+    assert query(database, MssqlTables(SPEC, "A").select_grants) == before
+    postgresql_server.run(f"DROP OWNED BY {name}", str(url.database))
+    postgresql_server.run(f"DROP ROLE {name}")
 
 
 def test_a_database_that_cannot_be_made_is_said_so(url, monkeypatch):

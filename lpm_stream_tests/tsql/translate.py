@@ -40,8 +40,12 @@ _KNOWN = {
     "@@version": "SELECT 'Microsoft SQL Server - 16.0.1000.6'",
     "SET TRANSACTION ISOLATION LEVEL SNAPSHOT": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "sys.databases": "SELECT 1 FROM pg_database WHERE datname = %s",
-    "sys.database_permissions": "SELECT 1 WHERE false",
 }
+
+_GRANTS = (
+    "SELECT CASE is_grantable WHEN 'YES' THEN 'W' ELSE 'G' END, privilege_type::text, grantee::text "
+    "FROM information_schema.role_table_grants WHERE table_name = '{table}' AND grantee <> grantor"
+)
 
 
 @lru_cache(maxsize=10_000)
@@ -50,6 +54,8 @@ def translated(statement: str) -> tuple[str, ...]:
     for part, known in _KNOWN.items():
         if part in statement:
             return (known,)
+    if found := re.search(r"sys.database_permissions .* OBJECT_ID\(N'\[(\w+)\]'\)", statement):
+        return (_GRANTS.format(table=found[1]),)
     if statement.startswith("EXEC sp_rename"):
         return (_renamed(statement),)
     altered = r"ALTER TABLE \[(\w+)\] ALTER COLUMN \[(.+)\] (.*?)(?: COLLATE \w+)?( NOT)? NULL"
