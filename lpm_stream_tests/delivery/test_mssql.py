@@ -339,7 +339,9 @@ def test_without_the_driver_it_is_said_what_to_install(monkeypatch, url, module,
         open_database(SPEC, "A", url)
 
 
-def test_a_server_that_is_down_is_a_fault_of_the_database_and_the_password_is_not_shown():
+def test_a_server_that_is_down_is_a_fault_of_the_database_and_the_password_is_not_shown(monkeypatch):
+    """Likewise if the driver lacks a library of the system."""
+    monkeypatch.setattr(mssql, "_LOGIN_SECONDS", 1)
     url = "mssql+mssqlpython://me:hush@127.0.0.1:1/d?ConnectRetryCount=0"
     with pytest.raises(
         TargetFaultError, match=r"database mssql\+mssqlpython://me:\*\*\*@127\.0\.0\.1:1/d: "
