@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
+from lpm_stream.database_url import with_password
 from lpm_stream.errors import LpmStreamError, TargetFaultError
 
 LONGEST_NAME = 128  # characters of an identifier
@@ -164,7 +165,12 @@ def driver(url: sa.URL) -> tuple[ModuleType, tuple[type[Exception], ...]]:
 
 
 def connection_string(url: sa.URL) -> str:
-    """What ODBC takes, password included: not to be shown."""
+    """What ODBC takes, password included: not to be shown.
+
+    Raises:
+        TargetFaultError: if the URL refers to a password that is not there.
+    """
+    url = with_password(url)
     host = url.host or "localhost"
     named = {
         "Server": f"{host},{url.port}" if url.port else host,

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from lpm_stream import mssql
 from lpm_stream.delivery.mssql_bulk import BulkCopy
 from lpm_stream.delivery.mssql_rows import as_json, require_storable
-from lpm_stream.delivery.mssql_schema import fit_to_contract, fitted
+from lpm_stream.delivery.mssql_schema import fit_to_contract, fit_to_entitlements, fitted
 from lpm_stream.delivery.mssql_tables import MssqlTables
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
@@ -39,8 +39,9 @@ _RAISED = 50_000
 class MssqlDatabase:
     """A company's SQL Server database, in the login's default schema."""
 
-    def __init__(self, spec: FeedSpec, company: str, url: sa.URL) -> None:
+    def __init__(self, spec: FeedSpec, company: str, url: sa.URL, generation: int = 0) -> None:
         self._spec = spec
+        self._generation = generation
         self._url = url
         self._place = mssql.shown(url)
         self._tables = MssqlTables(spec, company)
@@ -111,6 +112,8 @@ class MssqlDatabase:
                 statements = () if transaction.exists(tables.name) else tables.create
                 for statement in (*statements, tables.insert_watermark):
                     transaction.run(statement)
+            remembered = transaction.exists(tables.entitlement_name)
+            fit_to_entitlements(self._spec, tables, transaction, self._generation, remembered=remembered)
             problems = fit_to_contract(self._spec, tables, transaction)
             if problems:
                 self._misfit = (
@@ -163,7 +166,7 @@ class MssqlTransaction:
         if self._misfit:
             raise TargetFaultError(self._misfit)
         tables = self._tables
-        changes, types = fitted(changes, tables, self, tables.name)
+        changes, types = fitted(self._spec, changes, tables, self, tables.name)
         deletes = changes[CHANGE_TYPE] == DELETE
         upserts = changes.filter(~deletes) if deletes.any() else changes
         self._upsert(tables.name, upserts.select(list(types)), types)
@@ -182,7 +185,7 @@ class MssqlTransaction:
     def fill_replacement(self, rows: pl.DataFrame) -> None:
         """Adds rows to it."""
         name = self._tables.replacement_name
-        rows, types = fitted(rows, self._tables, self, name)
+        rows, types = fitted(self._spec, rows, self._tables, self, name)
         self._upsert(name, rows, types)
 
     def swap(self) -> None:
@@ -206,6 +209,11 @@ class MssqlTransaction:
         if not self.query(self._tables.update_watermark, values):
             raise LeaseLostError(f"another worker with a newer lease writes to {self.place}; this one stops")
         self._watermark = watermark
+
+    def drop(self) -> None:
+        """Removes the company's rows, and the watermark."""
+        for statement in self._tables.drop_all:
+            self.run(statement)
 
     def require_whole(self) -> None:
         """Raises TargetFaultError if a statement has failed: the server has rolled back then."""

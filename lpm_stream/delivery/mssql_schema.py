@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from lpm_stream.delivery.entitled import entitled, require_newest
 from lpm_stream.delivery.mssql_tables import DECLARED, TYPES, MssqlTables, is_text, widens
 from lpm_stream.errors import TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, POLARS_TYPES, declared_type
@@ -75,8 +76,29 @@ def fit_to_contract(spec: FeedSpec, tables: MssqlTables, session: Session) -> li
     return problems
 
 
+def fit_to_entitlements(
+    spec: FeedSpec, tables: MssqlTables, session: Session, generation: int, *, remembered: bool
+) -> None:
+    """Drops columns that the company may not get any more; `remembered`: whether there is a generation.
+
+    Raises:
+        EntitlementsChangedError: if the database was opened with newer entitlements.
+    """
+    rows = session.query(tables.select_entitlement) if remembered else []
+    stored = rows[0][0] if rows else 0
+    require_newest(generation, stored, session.place)
+    for name in stored_columns(session, spec.name).keys() & set(spec.withheld):
+        session.run(tables.drop_column(spec.name, name))
+        log.info("%s: column %s dropped from table %s", session.place, name, spec.name)
+    if generation > stored:
+        if not remembered:
+            session.run(tables.create_entitlements)
+        for statement in tables.store_entitlement(generation):
+            session.run(statement)
+
+
 def fitted(
-    rows: pl.DataFrame, tables: MssqlTables, session: Session, table: str
+    spec: FeedSpec, rows: pl.DataFrame, tables: MssqlTables, session: Session, table: str
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """Rows with the types of a table, to which columns are added that the source has gained.
 
@@ -87,9 +109,11 @@ def fitted(
         The rows, and how the table stores each of their columns.
 
     Raises:
+        EntitlementsChangedError: if the table is not one of the company's entitlements as they are in `spec`.
         TargetFaultError: if a column of the table cannot hold what arrives.
     """
     stored = stored_columns(session, table)
+    rows = entitled(spec, rows, stored, session.place)
     types: dict[str, str] = {}
     for name, dtype in rows.schema.items():
         if name == CHANGE_TYPE:

@@ -46,6 +46,7 @@ class MssqlTables:
     """The statements for one feed and one company."""
 
     watermark_name = "_lpm_watermark"
+    entitlement_name = "_lpm_entitlement"
 
     def __init__(self, spec: FeedSpec, company: str) -> None:
         self._spec = spec
@@ -277,6 +278,41 @@ class MssqlTables:
             f"(feed, company, epoch, version, sequence_number, fence, changes, pending, hold) "
             f"VALUES ({literal(self._spec.name)}, {literal(self._company)}, 0, -1, 0, 0, 0, N'[]', 0)"
         )
+
+    @property
+    def create_entitlements(self) -> str:
+        """Creates the table that says with which entitlements the company's table was made."""
+        return (
+            f"CREATE TABLE {self.entitlement_name} (feed nvarchar(63) COLLATE {_COLLATION} NOT NULL PRIMARY KEY, "
+            f"generation bigint NOT NULL)"
+        )
+
+    @property
+    def select_entitlement(self) -> str:
+        """The generation of the feed's entitlements."""
+        return f"SELECT generation FROM {self.entitlement_name} WHERE feed = {literal(self._spec.name)}"
+
+    def store_entitlement(self, generation: int) -> list[str]:
+        """Stores it, in place of an older one."""
+        feed = literal(self._spec.name)
+        return [
+            f"DELETE FROM {self.entitlement_name} WHERE feed = {feed}",
+            f"INSERT INTO {self.entitlement_name} (feed, generation) VALUES ({feed}, {generation:d})",
+        ]
+
+    @staticmethod
+    def drop_column(table: str, name: str) -> str:
+        """Drops a column."""
+        return f"ALTER TABLE {quoted(table)} DROP COLUMN {quoted(name)}"
+
+    @property
+    def drop_all(self) -> list[str]:
+        """Removes the company's rows, and what was known of them."""
+        tables = (self.replacement_name, self.upserts, self.deletes, self.name)
+        return [
+            *(f"DROP TABLE IF EXISTS {quoted(name)}" for name in tables),
+            f"DELETE FROM {self.watermark_name} WHERE feed = {literal(self._spec.name)}",
+        ]
 
     @property
     def select_companies(self) -> str:

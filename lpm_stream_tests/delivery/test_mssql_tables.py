@@ -37,6 +37,8 @@ def statements(tables: MssqlTables, columns: dict[str, str]) -> Iterator[str]:
         tables.delete(tables.from_stage(tables.deletes, identity)),
     )
     yield from (tables.begin_preparing, tables.create_watermarks, tables.insert_watermark, tables.select_companies)
+    yield from (tables.create_entitlements, tables.select_entitlement, *tables.store_entitlement(7))
+    yield from (tables.drop_column(tables.name, "x"), *tables.drop_all)
     yield from (tables.lock_watermark, tables.update_watermark)
 
 
