@@ -1,18 +1,23 @@
 """Fixtures that many tests share."""
 
 import os
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings as hypothesis_settings
 
+from lpm_stream import mssql
 from lpm_stream.control.registry import register
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests import postgresql
 from lpm_stream_tests.example import SPEC, create_table
 from lpm_stream_tests.kafka.broker import KafkaBroker, running_broker, why_not
+from lpm_stream_tests.tsql import driver
 
 # No deadlines: real files take as long as they take. What fails can be repeated from what is printed.
 hypothesis_settings.register_profile("lpm_stream", deadline=None, print_blob=True)
@@ -48,6 +53,35 @@ def postgresql_url(postgresql_server: postgresql.Server) -> Iterator[str]:
     """The URL of a PostgreSQL database that does not exist yet."""
     with postgresql_server.name() as name:
         yield postgresql_server.url(name).render_as_string()
+
+
+@pytest.fixture
+def tsql_url(postgresql_server: postgresql.Server, postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new database that takes T-SQL, and is PostgreSQL."""
+    url = sa.make_url(postgresql_url)
+    postgresql_server.run(f"CREATE DATABASE {url.database}")
+    _, errors = mssql.driver(sa.make_url("mssql+mssqlpython://"))
+    monkeypatch.setattr(mssql, "driver", lambda _url: (driver, errors))
+    query = {"socket": postgresql_server.host}
+    return sa.URL.create(
+        "mssql+mssqlpython", username="postgres", database=url.database, query=query
+    ).render_as_string()
+
+
+@pytest.fixture
+def mssql_url() -> Iterator[str]:
+    """The URL of a SQL Server database that does not exist yet.
+
+    There is no SQL Server to be had for a test: so without one these tests are skipped, in CI and `make test-all`
+    as well. `LPM_TEST_MSSQL_URL` names a server: mssql+mssqlpython://USER:PASSWORD@HOST/DATABASE.
+    """
+    server = os.environ.get("LPM_TEST_MSSQL_URL")
+    if not server:
+        pytest.skip("needs a SQL Server: set LPM_TEST_MSSQL_URL")
+    url = sa.make_url(server).set(database=f"lpm_test_{uuid.uuid4().hex}")
+    yield url.render_as_string(hide_password=False)
+    with closing(mssql.connect(url.set(database="master"), autocommit=True)) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {mssql.quoted(url.database or '')}")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from deltalake import DeltaTable
 
 from lpm_stream.audit.run import audit
-from lpm_stream.control import parking, registry
+from lpm_stream.control import parking, quarantine, registry
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import open_database
 from lpm_stream.settings import Settings
@@ -80,3 +80,30 @@ def test_a_company_is_loaded_from_the_table_whatever_its_database(
     deliver(stream)
     report = audit(SPEC, stream.table, {company: url}, scratch=tmp_path / "scratch")
     assert [(one.clean, one.counts.rows_in_database) for one in report.companies] == [(True, 31)]
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_the_whole_way_into_sql_server(settings: Settings, tmp_path: Path, tsql_url: str, rebuild: bool) -> None:
+    """As far as PostgreSQL can stand in for one: deliver, load anew, and audit."""
+    create_table(settings.table_location(SPEC.source_table))
+    with open_stream(settings, SPEC) as stream:
+        registry.register(stream.store, "A", tsql_url)
+        append(stream.table, orders([f"A{number}" for number in range(50)], "A"))
+        DeltaTable(stream.table).update(updates={"amount": "7"}, predicate="id LIKE '%3'")
+        DeltaTable(stream.table).delete("id LIKE '%5'")
+        append(stream.table, orders(["odd", "odd "], "A", note="\U0001f691", weight=float("inf")))
+        publish(stream)
+        deliver(stream)
+        assert quarantine.counts(stream.store, SPEC.name) == {"A": 2}
+        DeltaTable(stream.table).update(updates={"weight": "1.5"}, predicate="id LIKE 'odd%'")
+        publish(stream)
+        deliver(stream)
+        report = audit(SPEC, stream.table, {"A": tsql_url}, scratch=tmp_path / "scratch")
+        assert [(one.clean, one.counts.rows_in_database) for one in report.companies] == [(True, 47)]
+        with closing(open_database(SPEC, "A", tsql_url)) as database:
+            run(database, "DELETE FROM orders WHERE id LIKE '%7'")
+            run(database, "UPDATE orders SET amount = 666")
+        done = backfill(stream, "A", rebuild=rebuild, go_on=lambda: True, tell=lambda _rows, _total: None)
+        assert (done.rows, done.refused, done.replaced) == (47, 0, rebuild)
+        report = audit(SPEC, stream.table, {"A": tsql_url}, scratch=tmp_path / "scratch")
+        assert [(one.clean, one.counts.rows_in_database) for one in report.companies] == [(True, 47)]

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from lpm_stream import database_url
-from lpm_stream.audit import postgresql, sqlite
+from lpm_stream.audit import mssql, postgresql, sqlite
 from lpm_stream.audit.buckets import HASH
 from lpm_stream.audit.canonical import DATABASE, ODD, from_database, target_schema
 from lpm_stream.audit.report import KeyPart
@@ -61,6 +61,10 @@ _DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             postgresql.is_part,
             postgresql.array,
             postgresql.instant,
+        ),
+        # The drivers of both hand out the same types.
+        "mssql": Dialect(
+            mssql.open_read_only, mssql.BEGIN, mssql.selected, mssql.is_part, postgresql.array, mssql.instant
         ),
     },
 )
@@ -129,8 +133,8 @@ def _snapshot(url: str) -> Iterator[tuple[sa.Connection, Dialect]]:
     dialect = _DIALECTS.get(parsed.get_backend_name())
     if dialect is None:
         raise TargetFaultError(
-            f"databases of kind {parsed.get_backend_name()!r} cannot be audited; use sqlite:///PATH or "
-            f"postgresql://USER@HOST/DATABASE"
+            f"databases of kind {parsed.get_backend_name()!r} cannot be audited; use sqlite:///PATH, "
+            f"postgresql://USER@HOST/DATABASE or mssql+mssqlpython://USER@HOST/DATABASE"
         )
     engine = dialect.open(parsed)
     try:

@@ -119,7 +119,11 @@ def open_database(
         except ImportError as error:
             raise LpmStreamError(DRIVER_MISSING) from error
         return PostgresqlDatabase(spec, company, parsed, entitlement.generation)
+    if parsed.get_backend_name() == "mssql":
+        from lpm_stream.delivery.mssql import MssqlDatabase  # noqa: PLC0415
+
+        return MssqlDatabase(spec, company, parsed, entitlement.generation)
     raise LpmStreamError(
-        f"databases of kind {parsed.get_backend_name()!r} are not supported; use sqlite:///PATH or "
-        f"postgresql://USER@HOST/DATABASE"
+        f"databases of kind {parsed.get_backend_name()!r} are not supported; use sqlite:///PATH, "
+        f"postgresql://USER@HOST/DATABASE or mssql+mssqlpython://USER@HOST/DATABASE"
     )

@@ -20,12 +20,21 @@ class Place:
         return open_database(spec, company, self.url)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "tsql", "mssql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """A place for a database of each kind in turn."""
-    if request.param == "sqlite":
-        return Place("sqlite", f"sqlite:///{tmp_path / 'companies' / 'A.db'}")
-    return Place("postgresql", request.getfixturevalue("postgresql_url"))
+    """A place for a database of each kind in turn.
+
+    `tsql` is what is written for SQL Server, executed by PostgreSQL; `mssql` is a SQL Server.
+    """
+    match request.param:
+        case "sqlite":
+            return Place("sqlite", f"sqlite:///{tmp_path / 'companies' / 'A.db'}")
+        case "postgresql":
+            return Place("postgresql", request.getfixturevalue("postgresql_url"))
+        case "tsql":
+            return Place("mssql", request.getfixturevalue("tsql_url"))
+        case _:
+            return Place("mssql", request.getfixturevalue("mssql_url"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from lpm_stream.delivery.database import CompanyDatabase
+from lpm_stream.delivery.mssql import MssqlDatabase, MssqlTransaction
 from lpm_stream.delivery.postgresql import PostgresqlDatabase, PostgresqlTransaction
 from lpm_stream.delivery.sqlite import SqliteTransaction
 from lpm_stream.delivery.watermark import Watermark
@@ -50,15 +51,29 @@ def received(*messages: Message, start: int = 1) -> Sequence[Received]:
 def query(database: CompanyDatabase, statement: str) -> list[tuple[Any, ...]]:
     """The rows of a query."""
     with database.transaction() as transaction:
-        assert isinstance(transaction, SqliteTransaction | PostgresqlTransaction)
+        assert isinstance(transaction, SqliteTransaction | PostgresqlTransaction | MssqlTransaction)
         return transaction.query(statement)
 
 
 def run(database: CompanyDatabase, statement: str) -> None:
     """Executes a statement, committed."""
     with database.transaction() as transaction:
-        assert isinstance(transaction, SqliteTransaction | PostgresqlTransaction)
+        assert isinstance(transaction, SqliteTransaction | PostgresqlTransaction | MssqlTransaction)
         transaction.run(statement)
+
+
+def rename_column(database: CompanyDatabase, table: str, name: str, new: str) -> None:
+    """Renames a column, as a customer might."""
+    if isinstance(database, MssqlDatabase):
+        run(database, f"EXEC sp_rename N'[{table}].[{name}]', N'{new}', N'COLUMN'")
+    else:
+        run(database, f"ALTER TABLE {table} RENAME COLUMN {name} TO {new}")
+
+
+def add_text_column(database: CompanyDatabase, table: str, name: str) -> None:
+    """Adds a column, as a customer might."""
+    added = f"{name} nvarchar(max)" if isinstance(database, MssqlDatabase) else f"COLUMN {name} TEXT"
+    run(database, f"ALTER TABLE {table} ADD {added}")
 
 
 def amounts(database: CompanyDatabase) -> dict[str, int]:

@@ -1,0 +1,84 @@
+"""Every statement that the writer of SQL Server can produce: read by a T-SQL parser, and as it was."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import sqlglot
+from sqlglot import exp
+
+from lpm_stream.delivery.mssql_tables import MssqlTables, widens
+from lpm_stream.feed.schema import COMMIT_VERSION
+from lpm_stream.feed.spec import FeedSpec
+from lpm_stream_tests.delivery.test_conformance import EVERY_KEY
+from lpm_stream_tests.example import SPEC
+
+ODD = 'it\'s [a] "b" \\\nc ? %s'
+
+
+def statements(tables: MssqlTables, columns: dict[str, str]) -> Iterator[str]:
+    """All of them."""
+    identity = {name: columns[name] for name in tables.identity}
+    yield from (*tables.create, *tables.create_replacement, *tables.swap)
+    yield tables.select_grants
+    yield from (tables.grant(state, "SELECT", "a ]reader") for state in "GWD")
+    yield tables.add_column(tables.name, "od]d; --", "nvarchar(max)")
+    yield from (tables.alter_column(tables.name, "x", "bigint", not_null=held) for held in (True, False))
+    yield tables.alter_column(tables.name, tables.identity[0], "nvarchar(400)", not_null=True)
+    yield from (tables.select_columns(tables.name), tables.exists(tables.name), tables.sweep)
+    for stage, landing in ((tables.upserts, columns), (tables.deletes, identity)):
+        yield from tables.create_stage(stage, landing)
+        yield from (tables.empty_stage(stage), tables.delete_batch(stage))
+    for source in (tables.from_json(columns), tables.from_stage(tables.upserts, columns)):
+        yield tables.upsert(tables.name, list(columns), source)
+        yield tables.upsert(tables.replacement_name, list(columns), source)
+    yield from (
+        tables.delete(tables.from_json(identity)),
+        tables.delete(tables.from_stage(tables.deletes, identity)),
+    )
+    yield from (tables.begin_preparing, tables.create_watermarks, tables.insert_watermark, tables.select_companies)
+    yield from (tables.create_entitlements, tables.select_entitlement, *tables.store_entitlement(7))
+    yield from (tables.drop_column(tables.name, "x"), *tables.drop_all)
+    yield from (tables.lock_watermark, tables.update_watermark)
+
+
+def every(spec: FeedSpec) -> list[str]:
+    tables = MssqlTables(spec, ODD)
+    columns = {column.name: tables.stored_type(column) for column in spec.columns} | {COMMIT_VERSION: "bigint"}
+    return list(statements(tables, columns | {"od]d; --": "nvarchar(max)"}))
+
+
+@pytest.mark.parametrize("spec", [SPEC, EVERY_KEY], ids=lambda spec: spec.name)
+def test_every_statement_is_t_sql(spec, caplog):
+    caplog.set_level(logging.WARNING, "sqlglot")
+    for statement in every(spec):
+        statement = statement.replace("DENY", "GRANT")  # noqa: PLW2901 - which sqlglot does not know
+        for parsed in sqlglot.parse(statement, dialect="tsql", error_level=sqlglot.ErrorLevel.RAISE):
+            assert not isinstance(parsed, exp.Command), statement
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("spec", [SPEC, EVERY_KEY], ids=lambda spec: spec.name)
+def test_every_statement_is_as_it_was(spec, snapshot):
+    assert every(spec) == snapshot
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "expected"),
+    [
+        ("int", "bigint", True),
+        ("bigint", "int", False),
+        ("bigint", "float", False),
+        ("real", "float", True),
+        ("datetime2(3)", "datetime2(6)", True),
+        ("datetime2(7)", "datetime2(6)", False),
+        ("nvarchar(10)", "nvarchar(20)", True),
+        ("nvarchar(10)", "nvarchar(max)", True),
+        ("nvarchar(max)", "nvarchar(20)", False),
+        ("varchar(20)", "nvarchar(20)", True),
+        ("varchar(max)", "nvarchar(20)", False),
+        ("varchar(20)", "varchar(max)", False),
+    ],
+)
+def test_a_column_is_altered_only_if_every_value_fits(stored, wanted, expected):
+    assert widens(stored, wanted) is expected
