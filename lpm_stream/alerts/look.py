@@ -118,6 +118,11 @@ def _parked(stream: Stream, parked: dict[str, Parked], now: datetime) -> Iterato
 def _remedy(feed: str, state: Parked) -> tuple[str, str]:
     """The likely cause of a parking, and what to type."""
     company = shlex.quote(state.company)
+    if "quarantine" in state.reason:
+        return (
+            "rows break the contract, or a rule of the company's own table",
+            f"lpm-stream quarantine list --company {company} --feed {feed}",
+        )
     if state.kind == "gap":
         return (
             "the hub no longer keeps what the company lacks, or lost it; only the source table has it still",
@@ -127,11 +132,6 @@ def _remedy(feed: str, state: Parked) -> tuple[str, str]:
         return (
             "a backfill or resync was stopped before it was through with the company",
             f"lpm-stream backfill {company} --feed {feed}",
-        )
-    if "quarantine" in state.reason:
-        return (
-            "rows break the contract, or a rule of the company's own table",
-            f"lpm-stream quarantine list --company {company} --feed {feed}",
         )
     if state.reason == parking.SLOW:
         return (

@@ -17,6 +17,7 @@ from lpm_stream.errors import QuarantineFullError
 from lpm_stream.feed.spec import FeedSpec
 
 Stage = Literal["publish", "deliver"]
+_WITHHELD = "{}"  # the payload of what stands for a whole version
 _IDS_AT_ONCE = 500  # databases limit the parameters of a statement, SQLite to as few as 999
 
 
@@ -57,6 +58,23 @@ class Entry:
     id: str
     row: Refused
     created_at: datetime
+
+
+def withheld(company: str, version: int, rows: int) -> Refused:
+    """Stands for a company's whole version that is not published, as it has too many rows that cannot be."""
+    reason = (
+        f"{rows:,} rows of this version break the contract, more than may go to quarantine: nothing of it is "
+        f"published for this company; mend the table or the contract, then resync the company"
+    )
+    return Refused(company, version, "publish", reason, _WITHHELD)
+
+
+def first_withheld(store: ControlStore, feed: str, company: str, after: int) -> int | None:
+    """The first version behind another that was not published for a company, too much of it being broken."""
+    here = (quarantine.c.feed == feed) & (quarantine.c.company == company) & (quarantine.c.version > after)
+    marker = (quarantine.c.stage == "publish") & (quarantine.c.payload == _WITHHELD)
+    with store.read() as connection:
+        return connection.execute(sa.select(sa.func.min(quarantine.c.version)).where(here & marker)).scalar()
 
 
 def add(connection: sa.Connection, feed: str, refused: Sequence[Refused]) -> int:

@@ -15,7 +15,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from lpm_stream.clock import WallClock
-from lpm_stream.control import leases, parking, progress, shares
+from lpm_stream.control import leases, parking, progress, quarantine, shares
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
 from lpm_stream.control.store import ControlStore
@@ -379,7 +379,7 @@ class _Drain:
         if state and state.kind == "gap":
             self._park(lane, state.reason, "gap")
         elif state and state.sequence_number <= first:
-            self._park(lane, _resync(company, str(error)), "gap", first)
+            self._park(lane, self._why_lost(company, str(error)), "gap", first)
         else:
             self._park(lane, str(error), "fault", first)
 
@@ -398,10 +398,22 @@ class _Drain:
                 continue
             known = self._delivered.get(loss.company)
             place = (known.partition, known.sequence_number + 1) if known else (-1, 1)
-            reason = _resync(loss.company, f"the hub has lost its changes up to version {loss.version}")
+            reason = self._why_lost(loss.company, f"the hub has lost its changes up to version {loss.version}")
             log.error("company %r is parked: %s", loss.company, reason)
             state = parking.park(loss.company, *place, datetime.now(UTC), reason, kind="gap")
             self._set_parked(loss.company, replace(state, next_try_at=datetime.now(UTC)))
+
+    def _why_lost(self, company: str, problem: str) -> str:
+        """Why a company has a gap, and what to do: the hub has lost something, or it never was published."""
+        known = self._delivered.get(company)
+        version = quarantine.first_withheld(self._store, self._spec.name, company, known.version if known else -1)
+        if version is None:
+            return _resync(company, problem)
+        return (
+            f"version {version} would have more rows in quarantine than the feed allows, so nothing of it was "
+            f"published for the company: see lpm-stream quarantine list, mend the table or the contract, then "
+            f"lpm-stream resync --company {shlex.quote(company)}"
+        )
 
     def _park(
         self, lane: Lane, reason: str, kind: parking.Kind = "fault", sequence_number: int | None = None

@@ -14,7 +14,7 @@ import uuid
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class LocalHub:
         self._directory = directory
         self._retention_seconds = retention_hours * 3600
         self._trimmed_at = -math.inf  # the first send trims: writers may be short-lived
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # several partitions are written at once
         self._connections: dict[int, sqlite3.Connection] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -67,14 +67,19 @@ class LocalHub:
         return self._partitions
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Appends messages, each partition's in one transaction on disk."""
+        """Appends messages, each partition's in one transaction on disk.
+
+        If one of the files cannot be written, none is: each new try would fill them with what they have already.
+        """
         by_partition: dict[int, list[Message]] = defaultdict(list)
         for message in messages:
             by_partition[self.partition_of(message.company)].append(message)
-        for partition, part in by_partition.items():
-            now = time.time()
-            with self._connection(partition) as connection, connection:
-                connection.executemany(_INSERT, [_record(message, now) for message in part])
+        now = time.time()
+        with ExitStack() as transactions:
+            for partition in sorted(by_partition):  # in the same order for all writers, who wait for each other
+                connection = transactions.enter_context(self._connection(partition))
+                transactions.enter_context(connection)
+                connection.executemany(_INSERT, [_record(message, now) for message in by_partition[partition]])
         if time.monotonic() - self._trimmed_at > _TRIM_EVERY_SECONDS:
             self.trim()
 

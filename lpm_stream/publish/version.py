@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from lpm_stream.control.quarantine import Refused, payload_of
+from lpm_stream.control.quarantine import Refused, payload_of, withheld
 from lpm_stream.feed.contract import REASON, check
 from lpm_stream.feed.schema import CHANGE_TYPE
 from lpm_stream.feed.spec import FeedSpec
@@ -94,6 +94,7 @@ class _Refusals:
     full: frozenset[str]
     counts: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
+    withheld: set[str] = field(default_factory=set)
 
     def add(self, bad: pl.DataFrame) -> set[str]:
         """Takes rows with the text column `_reason` in; returns the companies that have too many."""
@@ -105,15 +106,17 @@ class _Refusals:
             self.refused += broken(self.spec, self.version, rows.head(room))
             self.counts[company] += rows.height
         too_many = {company for company, count in self.counts.items() if count > limit or company in self.full}
-        return too_many - {""}
+        self.withheld = too_many - {""}
+        return self.withheld
 
     def kept(self) -> list[Refused]:
-        """What goes to quarantine; of rows that belong to nobody, too many are told of in one line."""
+        """What goes to quarantine; what does not is told of in one line for each company."""
+        rest = [withheld(company, self.version, self.counts[company]) for company in sorted(self.withheld)]
         more = self.counts[""] - self.spec.quarantine_rows_per_minute
-        if more <= 0:
-            return self.refused
-        reason = f"{more:,} more rows of this version belong to nobody; they are in the table still"
-        return [*self.refused, Refused("", self.version, "publish", reason, "{}")]
+        if more > 0:
+            reason = f"{more:,} more rows of this version belong to nobody; they are in the table still"
+            rest.append(Refused("", self.version, "publish", reason, "{}"))
+        return [*self.refused, *rest]
 
 
 def broken(spec: FeedSpec, version: int, bad: pl.DataFrame) -> list[Refused]:

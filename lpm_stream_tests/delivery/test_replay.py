@@ -9,12 +9,16 @@ import pytest
 import sqlalchemy as sa
 from deltalake import DeltaTable
 
+from lpm_stream.alerts.look import look
 from lpm_stream.control import parking, quarantine
 from lpm_stream.control.registry import database_urls
+from lpm_stream.delivery import loss
+from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.replay import Replayed, replay
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.delivery.test_drain import try_again_now
 from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish, stored
 
 LONG = "n" * 2_000
@@ -132,8 +136,42 @@ def test_a_commit_with_too_many_broken_rows_sets_its_company_aside(strict):
         "A": "fault",
         "B": "fault",
     }
-    assert len(held(strict)) == 3
+    assert len(held(strict)) == 4  # the last stands for the whole version
     assert stored(strict, "A").keys() == {"1"}
+    for _ in range(2):
+        try_again_now(strict)
+    state = parking.read_parked(strict.store, SPEC.name)["A"]
+    assert (state.kind, state.waiting) == ("gap", 1)
+    assert "version 2 would have more rows in quarantine than the feed allows" in state.reason
+
+
+def test_what_was_withheld_comes_with_a_resync_once_it_is_mended(strict):
+    commit(strict, "1")
+    append(strict.table, orders([str(number) for number in range(10, 20)], "A", note=LONG))
+    publish(strict)
+    DeltaTable(strict.table).update(updates={"note": "'short'"})
+    publish(strict)
+    for _ in range(3):
+        try_again_now(strict)
+    assert "would have more rows" in parking.read_parked(strict.store, SPEC.name)["A"].reason
+    backfill(strict, "A", rebuild=False, go_on=lambda: True, tell=lambda *_: None)
+    commit(strict, "3")
+    assert parking.read_parked(strict.store, SPEC.name) == {}
+    assert held(strict) == []
+    assert_delivered(strict, ["A"])
+
+
+def test_what_was_withheld_is_told_of_as_such_where_nothing_follows(strict, monkeypatch):
+    monkeypatch.setattr(loss, "_PAUSE_SECONDS", 0.0)
+    commit(strict, "1")
+    append(strict.table, orders([str(number) for number in range(10, 20)], "A", note=LONG))
+    publish(strict)
+    deliver(strict)
+    state = parking.read_parked(strict.store, SPEC.name)["A"]
+    assert state.kind == "gap"
+    assert "version 2 would have more rows in quarantine" in state.reason
+    causes = [cause for cause in look(strict).causes if cause.company == "A"]
+    assert [cause.kind for cause in causes] == ["quarantine_full"]
 
 
 def test_a_full_quarantine_sets_the_company_aside(strict):

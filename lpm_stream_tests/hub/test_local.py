@@ -213,8 +213,21 @@ def test_a_file_of_garbage_costs_its_partition_only(directory):
         with pytest.raises(HubError, match=r"0\.db"):
             hub.end(0)
         assert everything(hub, 1) == before
-        with pytest.raises(HubError):
-            hub.send([message(company, 2) for company in COMPANIES])
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_nothing_is_sent_while_a_file_cannot_be_written(directory, broken):
+    with closing(opened(directory, 2)) as hub:
+        hub.send([message(company, 1) for company in COMPANIES])
+        before = everything(hub, 1 - broken)
+    for suffix in ("-wal", "-shm"):
+        (directory / f"{broken}.db{suffix}").unlink(missing_ok=True)
+    (directory / f"{broken}.db").write_bytes(b"garbage" * 10_000)
+    with closing(opened(directory, 2)) as hub:
+        for _ in range(2):
+            with pytest.raises(HubError):
+                hub.send([message(company, 2) for company in COMPANIES])
+        assert everything(hub, 1 - broken) == before
 
 
 @pytest.mark.parametrize(
