@@ -207,7 +207,7 @@ def test_a_daemon_that_has_died_and_a_sensor_that_is_off(stream, dagster_home):
 
 
 def test_the_command(stream, monkeypatch):
-    monkeypatch.setattr("lpm_stream.cli.doctor.the_feed", lambda _name: SPEC)
+    monkeypatch.setattr("lpm_stream.cli.doctor.the_feed", lambda *_: SPEC)
     arguments = ["doctor", "--dir", str(stream.settings.home)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0

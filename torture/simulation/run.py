@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
-from lpm_stream_tests.delivery.faults import Bomb
+from lpm_stream_tests.delivery.faults import Bomb, Crash
 from torture.simulation.databases import KINDS
 from torture.simulation.life import Life, Point, small_steps
 
@@ -80,11 +81,13 @@ def live(kind: str, place: str, seed: int, number: int) -> Simulated:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """What is logged of thousands of crashes tells nobody anything."""
+    """What is logged of thousands of crashes, also in threads of their own, tells nobody anything."""
     log = logging.getLogger("lpm_stream")
-    level = log.level
+    level, hook = log.level, threading.excepthook
     log.setLevel(logging.CRITICAL)
+    threading.excepthook = lambda crash: None if crash.exc_type is Crash else hook(crash)
     try:
         yield
     finally:
         log.setLevel(level)
+        threading.excepthook = hook
