@@ -137,6 +137,14 @@ class PostgresqlTables:
         )
 
     @staticmethod
+    def select_key(table: str) -> str:
+        """The names of the columns of a table's primary key."""
+        return (
+            f"SELECT attname::text FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid "
+            f"AND attnum = ANY (conkey) WHERE conrelid = {_relation(table)} AND contype = 'p'"
+        )
+
+    @staticmethod
     def exists(table: str) -> str:
         """Whether there is such a table."""
         return f"SELECT {_relation(table)} IS NOT NULL"

@@ -15,6 +15,7 @@ import polars as pl
 from adbc_driver_manager import Error, IntegrityError, InternalError
 
 from lpm_stream.delivery.entitled import entitled, require_newest
+from lpm_stream.delivery.key import key_problems
 from lpm_stream.delivery.tables import SqliteTables
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
@@ -195,6 +196,7 @@ class SqliteTransaction:
                 problems.append(f"column {column.name} is NOT NULL, the contract says nullable")
         stored.pop(COMMIT_VERSION, None)
         problems += [f"column {name} is NOT NULL and not in the contract" for name in stored if stored[name][1]]
+        problems += key_problems(self._spec, [name for (name,) in self.query(self._tables.select_key)])
         if not problems:
             return None
         return (

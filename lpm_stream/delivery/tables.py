@@ -92,6 +92,11 @@ class SqliteTables:
         return f'SELECT name, type, "notnull" FROM pragma_table_info({literal(name)})'
 
     @property
+    def select_key(self) -> str:
+        """The names of the columns of the table's primary key."""
+        return f"SELECT name FROM pragma_table_info({literal(self._spec.name)}) WHERE pk > 0"
+
+    @property
     def sweep(self) -> str:
         """Removes rows of earlier versions. Parameters: the version."""
         return f"DELETE FROM {self._table} WHERE {quoted(COMMIT_VERSION)} < ?"

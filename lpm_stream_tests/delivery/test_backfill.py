@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -256,6 +257,23 @@ def test_a_table_of_other_column_types_is_built_anew(stream):
     commit(stream, orders(["9"], "A"))
     deliver(stream)
     assert_delivered(stream, ["A"])
+
+
+def test_a_table_of_another_key_is_built_anew(stream):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    columns = tuple(c.model_copy(update={"nullable": c.nullable and c.name != "amount"}) for c in SPEC.columns)
+    changed = replace(stream, spec=SPEC.model_copy(update={"primary_key": ("id", "amount"), "columns": columns}))
+    commit(changed, orders(["1"], "A", amount=7))
+    deliver(changed)
+    reason = parking.read_parked(stream.store, SPEC.name)["A"].reason
+    assert "its key is id, the contract says id, amount; build it anew with lpm-stream backfill" in reason
+    load(changed, rebuild=True)
+    try_parked_again(changed)
+    assert parking.read_parked(stream.store, SPEC.name) == {}
+    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
+        found = connection.execute("SELECT amount FROM orders WHERE id = '1' ORDER BY 1").fetchall()
+    assert found == [(1,), (7,)]
 
 
 def test_a_lost_table_is_built_anew(stream):

@@ -331,6 +331,44 @@ def test_a_contract_that_the_table_cannot_follow_is_a_fault_of_the_table(place, 
             merge(database, rows, 1)
 
 
+@pytest.mark.parametrize("key", [("id", "due"), ("amount",)])
+def test_a_table_of_another_key_is_a_fault_of_the_table_until_it_is_built_anew(place, database, key):
+    merge(database, changes("insert", "1"), 1)
+    store(database, Watermark(1))
+    database.close()
+    columns = tuple(c.model_copy(update={"nullable": c.nullable and c.name not in key}) for c in SPEC.columns)
+    spec = SPEC.model_copy(update={"primary_key": key, "columns": columns})
+    new = changes("insert", "1", amount=2)
+    with closing(place.open(spec=spec)) as again:
+        said = rf"its key is id, the contract says {', '.join(key)}; .*lpm-stream backfill COMPANY --replace"
+        with pytest.raises(TargetFaultError, match=said):
+            merge(again, new, 2)
+        with again.transaction() as transaction:
+            transaction.create_replacement()
+            transaction.swap()
+    with closing(place.open(spec=spec)) as built:
+        merge(built, new, 3)
+        assert amounts(built) == {"1": 2}
+
+
+def test_the_order_of_the_keys_columns_does_not_matter(place):
+    place.open(spec=EVERY_KEY).close()
+    turned = EVERY_KEY.model_copy(update={"primary_key": EVERY_KEY.primary_key[::-1]})
+    with closing(place.open(spec=turned)) as again:
+        key = {
+            "a_string": "",
+            "a_int32": 1,
+            "a_int64": 2,
+            "a_boolean": True,
+            "a_timestamp": LAST,
+            "a_date": date.max,
+        }
+        row = {"company": "A"} | key | {"a_float64": 0.5}
+        rows = pl.DataFrame([row], schema=contract_schema(EVERY_KEY))
+        merge(again, rows.with_columns(pl.lit("insert").alias(CHANGE_TYPE)), 1)
+        assert query(again, "SELECT a_float64 FROM odd") == [(0.5,)]
+
+
 def test_columns_of_the_source_come_with_their_types(database):
     extra = {
         "a_text": pl.lit("x"),
