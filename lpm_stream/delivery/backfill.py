@@ -137,6 +137,8 @@ class _Backfill:
             mark = transaction.watermark()
             if mark.hold == self._lease.fence:
                 transaction.store(replace(mark, hold=0))
+                if self._rebuild:
+                    transaction.drop_replacement()
 
     def _require_not_behind(self, before: Watermark, version: int) -> None:
         if not self._rebuild and version < before.version:

@@ -56,8 +56,16 @@ class Transaction(Protocol):
         """
         ...
 
+    def drop_replacement(self) -> None:
+        """Removes the replacement, if there is one."""
+        ...
+
     def swap(self) -> None:
-        """Puts the replacement into the place of the company's table."""
+        """Puts the replacement into the place of the company's table, with the customer's indexes and triggers.
+
+        Raises:
+            TargetFaultError: if the replacement cannot have one of them.
+        """
         ...
 
     def drop(self) -> None:

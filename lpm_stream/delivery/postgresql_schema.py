@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import polars as pl
 
 from lpm_stream.delivery.entitled import entitled, require_newest
-from lpm_stream.delivery.key import key_problems
 from lpm_stream.delivery.postgresql_tables import DECLARED, TYPES, PostgresqlTables, widens
+from lpm_stream.delivery.table_faults import key_problems
 from lpm_stream.errors import TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, POLARS_TYPES, declared_type
 from lpm_stream.feed.spec import FeedSpec

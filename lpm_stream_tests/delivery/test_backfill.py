@@ -276,6 +276,21 @@ def test_a_table_of_another_key_is_built_anew(stream):
     assert found == [(1,), (7,)]
 
 
+def test_one_that_fails_leaves_no_replacement_behind(stream):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    tamper(stream, "ALTER TABLE orders ADD COLUMN remark TEXT", "CREATE INDEX mine ON orders (remark)")
+    with pytest.raises(TargetFaultError, match="cannot have its index mine"):
+        load(stream, rebuild=True)
+    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
+        tables_left = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        }
+    assert tables_left == {"orders", "_lpm_watermark"}
+    assert hold_of(stream, "A") == 0
+    assert stored(stream, "A").keys() == set(keys(9))
+
+
 def test_a_lost_table_is_built_anew(stream):
     commit(stream, orders(keys(9), "A"))
     deliver(stream)

@@ -19,6 +19,7 @@ from lpm_stream_tests.delivery.databases import (
     amounts,
     changes,
     merge,
+    picky,
     query,
     rename_column,
     run,
@@ -442,6 +443,56 @@ def test_a_swap_can_be_repeated_and_undone(database):
     with pytest.raises(ZeroDivisionError):
         crash()
     assert amounts(database) == {"3": 9}
+
+
+def test_the_customers_own_indexes_and_triggers_outlive_a_swap(database):
+    merge(database, changes("insert", "1", amount=1), 1)
+    picky(database, "new.amount = 13")
+    run(database, "CREATE UNIQUE INDEX mine ON orders (note)")
+    run(database, 'CREATE INDEX "an odd name; --" ON orders (amount) WHERE amount > 5')
+    for _ in range(2):
+        with database.transaction() as transaction:
+            transaction.create_replacement()
+            transaction.fill_replacement(replacing("2"))
+            transaction.swap()
+    with pytest.raises(RowFaultError, match="not here"):
+        merge(database, changes("insert", "3", amount=13), 6)
+    with pytest.raises(RowFaultError, match=r"(?i)unique"):
+        merge(database, changes("insert", "3", note="note of 2"), 6)
+    assert amounts(database) == {"2": 9}
+
+
+def test_what_the_replacement_cannot_have_keeps_the_table_as_it_was(database):
+    run(database, "ALTER TABLE orders ADD COLUMN remark TEXT")
+    run(database, "CREATE INDEX mine ON orders (remark)")
+    merge(database, changes("insert", "1"), 1)
+    with database.transaction() as transaction:
+        transaction.create_replacement()
+        transaction.fill_replacement(replacing("2"))
+
+    def swap() -> None:
+        with database.transaction() as transaction:
+            transaction.swap()
+
+    said = r"table orders in .* is not replaced: .* its index mine \(.*remark.*\); drop that first"
+    with pytest.raises(TargetFaultError, match=said):
+        swap()
+    assert amounts(database) == {"1": 1}
+    run(database, "DROP INDEX mine")
+    swap()
+    assert amounts(database) == {"2": 9}
+
+
+def test_a_replacement_can_be_removed(database):
+    merge(database, changes("insert", "1"), 1)
+    for made in (True, False):
+        with database.transaction() as transaction:
+            if made:
+                transaction.create_replacement()
+            transaction.drop_replacement()
+    with pytest.raises(TargetFaultError, match="_lpm_new_orders"):
+        query(database, "SELECT id FROM _lpm_new_orders")
+    assert amounts(database) == {"1": 1}
 
 
 def test_a_replacement_refuses_the_rows_of_others_and_takes_in_columns(database):
