@@ -224,6 +224,43 @@ def test_rows_that_break_the_contract_go_to_quarantine_and_old_ones_leave_it(str
     assert stored(stream, "A").keys() == {"1", "3"}
 
 
+@pytest.mark.parametrize("published", [True, False])
+def test_a_row_that_breaks_the_contract_at_the_version_loaded_is_in_quarantine_once(stream, published):
+    commit(stream, orders(["1"], "A"))
+    deliver(stream)
+    DeltaTable(stream.table).update(updates={"note": f"'{'n' * 2_000}'"}, predicate="id = '1'")
+    if published:
+        publish(stream)
+        deliver(stream)
+        assert stored(stream, "A").keys() == {"1"}
+    load(stream)
+    publish(stream)
+    assert quarantine.counts(stream.store, SPEC.name) == {"A": 1}
+    assert stored(stream, "A") == {}
+    DeltaTable(stream.table).update(updates={"note": "'short'"}, predicate="id = '1'")
+    publish(stream)
+    deliver(stream)
+    assert_delivered(stream, ["A"])
+
+
+def test_a_row_that_the_table_refuses_at_the_version_loaded_is_in_quarantine_once(stream):
+    commit(stream, orders(["1"], "A"))
+    deliver(stream)
+    tamper(
+        stream,
+        "CREATE TRIGGER picky BEFORE INSERT ON orders WHEN new.id = '5' "
+        "BEGIN SELECT RAISE(ABORT, 'not here'); END",
+    )
+    commit(stream, orders(["5"], "A"))
+    deliver(stream)
+    load(stream)
+    assert quarantine.counts(stream.store, SPEC.name) == {"A": 1}
+    tamper(stream, "DROP TRIGGER picky")
+    load(stream)
+    assert quarantine.counts(stream.store, SPEC.name) == {}
+    assert_delivered(stream, ["A"])
+
+
 def test_rows_that_the_table_refuses_go_to_quarantine(stream):
     commit(stream, orders(keys(9), "A"))
     deliver(stream)
