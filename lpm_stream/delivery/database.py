@@ -61,7 +61,10 @@ class Transaction(Protocol):
         ...
 
     def swap(self) -> None:
-        """Puts the replacement into the place of the company's table, with the customer's indexes and triggers.
+        """Puts the replacement into the place of the company's table.
+
+        Indexes and triggers of the customer's own are made again, where the kind of database can say how they were
+        made; else the log names them.
 
         Raises:
             TargetFaultError: if the replacement cannot have one of them.

@@ -445,6 +445,7 @@ def test_a_swap_can_be_repeated_and_undone(database):
     assert amounts(database) == {"3": 9}
 
 
+@pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
 def test_the_customers_own_indexes_and_triggers_outlive_a_swap(database):
     merge(database, changes("insert", "1", amount=1), 1)
     picky(database, "new.amount = 13")
@@ -462,6 +463,7 @@ def test_the_customers_own_indexes_and_triggers_outlive_a_swap(database):
     assert amounts(database) == {"2": 9}
 
 
+@pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
 def test_what_the_replacement_cannot_have_keeps_the_table_as_it_was(database):
     run(database, "ALTER TABLE orders ADD COLUMN remark TEXT")
     run(database, "CREATE INDEX mine ON orders (remark)")
