@@ -48,7 +48,8 @@ def begin_anew(stream: Stream) -> int:
     lease = _publish_lease(stream)
     try:
         source = DeltaSource(stream.spec, stream.table)
-        version = Snapshot(stream.spec, stream.table).version
+        snapshot = Snapshot(stream.spec, stream.table)
+        version = snapshot.version
         feed = stream.spec.name
         before = progress.read_cursor(stream.store, feed)
         epoch = max(int(datetime.now(UTC).timestamp() * 1000), before.epoch + 1 if before else 0)
@@ -57,9 +58,9 @@ def begin_anew(stream: Stream) -> int:
         with stream.store.write() as connection:
             leases.check(connection, lease)
             progress.forget_unknown(connection, feed)
-            progress.write_cursor(
-                connection, feed, progress.Cursor(source.table_id, version, version, (), epoch, seen)
-            )
+            taken = snapshot.fit.taken  # by the backfills, which build every table anew
+            cursor = progress.Cursor(source.table_id, version, version, (), epoch, seen, taken)
+            progress.write_cursor(connection, feed, cursor)
             progress.write_published(connection, feed, dict.fromkeys(companies, version))
             audit.record(connection, "resync", None, {"feed": feed, "version": version, "epoch": epoch})
     finally:

@@ -1,11 +1,15 @@
 """What the command line says to wrong input: one line, and an exit code."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lpm_stream.cli.drains import _published_line
+from lpm_stream_tests.example import append, orders, publish
 
 
 def run(home: Path, *arguments: str, typed: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
@@ -116,3 +120,25 @@ def test_data_is_dropped_with_the_typed_name_only(tmp_path):
     assert run(tmp_path, "companies", "remove", "ACME", "--drop-data", typed="ACME\n").returncode == 0
     assert run(tmp_path, "companies", "list").stdout == ""
     assert run(tmp_path, "companies", "add", "ACME").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([], "stopped before the table was looked at: nothing was published"),
+        ([True], "stopped 3 versions behind the table's newest, 2: the cursor is at version -1"),
+        ([True, True], "published 1 versions up to 0: .*; stopped 2 versions behind the table's newest, 2"),
+        ([True] * 9, r"published 3 versions up to 2: 2 changes in 2 messages, \d+ bytes a change"),
+    ],
+)
+def test_a_publish_that_was_stopped_says_so(stream, answers, said):
+    for key in "12":
+        append(stream.table, orders([key], "A"))
+    given = iter(answers)
+    done = stream.publisher().drain(poll_seconds=0.01, go_on=lambda: next(given, False), until_caught_up=True)
+    assert re.fullmatch(said, _published_line(done))
+
+
+def test_a_publish_that_had_nothing_to_do_says_so(stream):
+    publish(stream)
+    assert _published_line(publish(stream)) == "nothing to publish: the cursor is at version 0, the table's newest"

@@ -4,18 +4,35 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import polars as pl
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from lpm_stream import resync
 from lpm_stream.control import leases, parking, progress, tables
 from lpm_stream.control.registry import register, registered
 from lpm_stream.delivery import backfill as backfill_module
 from lpm_stream.delivery.backfill import backfill
-from lpm_stream.errors import LpmStreamError, SourceError
+from lpm_stream.errors import LpmStreamError, SchemaError, SourceError
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.stream import Stream
-from lpm_stream_tests.example import SPEC, append, assert_delivered, create_table, deliver, orders, publish, stored
+from lpm_stream_tests.example import (
+    SPEC,
+    append,
+    assert_delivered,
+    create_table,
+    deliver,
+    orders,
+    publish,
+    source_rows,
+    stored,
+)
+
+
+@pytest.fixture
+def evolving(stream: Stream) -> Stream:
+    """The stream with the policy `evolve`."""
+    return replace(stream, spec=SPEC.model_copy(update={"schema_policy": "evolve"}))
 
 
 def begin_and_load(stream: Stream) -> None:
@@ -124,6 +141,53 @@ def test_change_data_feed_that_was_off_for_a_while_is_mended(stream):
     begin_and_load(stream)
     assert_delivered(stream, ["A"])
     goes_on(stream)
+
+
+def test_a_table_that_was_corrected_is_followed_from_there(stream):
+    """Correcting it does not change the version that did not fit; one could only declare what that one has."""
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    write_deltalake(
+        stream.table, orders(["1"], "A").drop("note").to_arrow(), mode="overwrite", schema_mode="overwrite"
+    )
+    write_deltalake(stream.table, orders(["1", "3"], "A").to_arrow(), mode="overwrite", schema_mode="overwrite")
+    for _ in range(2):
+        with pytest.raises(SchemaError, match="correct the table, then begin anew with lpm-stream resync"):
+            publish(stream)
+    begin_and_load(stream)
+    assert_delivered(stream, ["A", "B"])
+    goes_on(stream)
+
+
+@pytest.mark.parametrize("again", [None, "blue", 7])
+def test_a_column_taken_in_that_goes_or_comes_back_as_another_is_not_followed_blindly(evolving, again):
+    """The company tables would keep the values that the rows had before."""
+    table = evolving.table
+    append(table, orders(["1", "2"], "A").with_columns(colour=pl.lit("red")), schema_mode="merge")
+    publish(evolving)
+    deliver(evolving)
+    write_deltalake(table, orders(["1", "2"], "A").to_arrow(), mode="overwrite", schema_mode="overwrite")
+    if again is not None:
+        append(table, orders(["3"], "A").with_columns(colour=pl.lit(again)), schema_mode="merge")
+    for _ in range(2):
+        with pytest.raises(SchemaError, match=r"column colour \(taken in as string\) is missing.* resync"):
+            publish(evolving)
+    begin_and_load(evolving)
+    colours = {row["id"]: row.get("colour") for row in source_rows(table).iter_rows(named=True)}
+    assert {key: row.get("colour") for key, row in stored(evolving, "A").items()} == colours
+    append(table, orders(["4"], "A").with_columns(colour=pl.lit(again or "green")), schema_mode="merge")
+    publish(evolving)
+    deliver_all(evolving)
+    assert stored(evolving, "A")["4"]["colour"] == (again or "green")
+    assert parked(evolving) == {}
+
+
+def test_a_column_in_the_table_at_a_resync_counts_as_taken_in(evolving):
+    append(evolving.table, orders(["1"], "A").with_columns(colour=pl.lit("red")), schema_mode="merge")
+    begin_and_load(evolving)
+    write_deltalake(evolving.table, orders(["1"], "A").to_arrow(), mode="overwrite", schema_mode="overwrite")
+    with pytest.raises(SchemaError, match="column colour"):
+        publish(evolving)
 
 
 def test_a_hub_that_was_lost_is_mended(stream):

@@ -15,6 +15,24 @@ from lpm_stream.feed.spec import Column, ColumnType, FeedSpec
 DATABASE = "_database"  # the company whose database holds the row
 ODD = "_odd"  # the columns that hold something other than the contract's type; NULL if none does
 
+# All that the audit's statements call something themselves: a column of the source's own may begin with anything.
+OWN_NAMES = frozenset(
+    {
+        DATABASE,
+        ODD,
+        "_hash",
+        "_fault",
+        "_columns",
+        "_row",
+        "_present",
+        "_stray",
+        "_known",
+        "_owned",
+        "_closest",
+        "_copies",
+    }
+)
+
 ARROW_TYPES: Mapping[ColumnType, pa.DataType] = {
     "string": pa.string(),
     "int32": pa.int64(),

@@ -1,6 +1,6 @@
 """Reads company databases, each in one read-only snapshot."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +16,7 @@ from lpm_stream import database_url
 from lpm_stream.audit import mssql, postgresql, sqlite
 from lpm_stream.audit.buckets import HASH
 from lpm_stream.audit.canonical import DATABASE, ODD, from_database, target_schema
+from lpm_stream.audit.further import FurtherColumn
 from lpm_stream.audit.report import KeyPart
 from lpm_stream.audit.scratch import one_line
 from lpm_stream.audit.sql import key_hash, quoted, streamed
@@ -93,8 +94,9 @@ def database_rows(
         first: reads what else is wanted of the same snapshot, before the rows are read.
 
     Yields:
-        The contract's columns, with `_database`, the company whose database it is; `_odd`, the columns (or NULL)
-        that hold something other than the contract's type; and the hash of the key.
+        The contract's columns; `_database`, the company whose database it is; `_odd`, the columns (or NULL) that
+        hold something other than the contract's type; and the hash of the key. A `FurtherColumn` that the table
+        lacks is NULL.
 
     Raises:
         TargetFaultError: if the database cannot be read or lacks the table or a column of it.
@@ -103,7 +105,7 @@ def database_rows(
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            for statement in _statements(dialect, spec, keys, span):
+            for statement in _statements(dialect, spec, stored, keys, span):
                 yield from _read(connection, dialect, spec, company, statement)
         except DBAPIError as error:
             failures.append(error)
@@ -114,7 +116,7 @@ def database_rows(
     with _snapshot(url) as (connection, dialect):
         if first is not None:
             first(connection)
-        _require_columns(connection, spec)
+        stored = _stored_columns(connection, spec)
         db.register(_STREAM, pa.RecordBatchReader.from_batches(target_schema(spec), batches()))
         try:
             with streamed(db, query) as reader:
@@ -149,22 +151,32 @@ def _snapshot(url: str) -> Iterator[tuple[sa.Connection, Dialect]]:
         engine.dispose()
 
 
-def _require_columns(connection: sa.Connection, spec: FeedSpec) -> None:
+def _stored_columns(connection: sa.Connection, spec: FeedSpec) -> frozenset[str]:
+    """The columns of the table: at least the contract's."""
     anything: sa.Select[Any] = sa.select(sa.literal_column("*")).select_from(sa.table(spec.name)).limit(0)
-    stored = set(connection.execute(anything).keys())
-    if lacking := [name for name in spec.column_names if name not in stored]:
+    stored = frozenset(connection.execute(anything).keys())
+    declared = [column.name for column in spec.columns if not isinstance(column, FurtherColumn)]
+    if lacking := [name for name in declared if name not in stored]:
         raise TargetFaultError(f"its table {spec.name} lacks the contract's columns {', '.join(lacking)}")
     if held := [name for name in spec.withheld if name in stored]:
         raise TargetFaultError(f"its table {spec.name} has columns it is not entitled to: {', '.join(held)}")
+    return stored
 
 
 def _statements(
     dialect: Dialect,
     spec: FeedSpec,
+    stored: Collection[str],
     keys: Sequence[tuple[KeyPart, ...]] | None,
     span: tuple[datetime, datetime] | None,
 ) -> Iterator[sa.Select[Any]]:
-    everything = sa.select(*map(dialect.selected, spec.columns)).select_from(sa.table(spec.name))
+    columns = (
+        dialect.selected(column)
+        if column.name in stored
+        else sa.null().label(sa.quoted_name(column.name, quote=True))
+        for column in spec.columns
+    )
+    everything = sa.select(*columns).select_from(sa.table(spec.name))
     if span is not None:
         begin, end = map(dialect.instant, span)
         event_time: sa.ColumnClause[Any] = sa.column(spec.event_time_column)
@@ -173,9 +185,9 @@ def _statements(
     if keys is None:
         yield everything
         return
-    columns = [spec.column(name) for name in spec.primary_key]
+    key_columns = [spec.column(name) for name in spec.primary_key]
     for start in range(0, len(keys), _KEYS_AT_ONCE):
-        wanted = (sa.and_(*map(dialect.is_part, columns, key)) for key in keys[start : start + _KEYS_AT_ONCE])
+        wanted = (sa.and_(*map(dialect.is_part, key_columns, key)) for key in keys[start : start + _KEYS_AT_ONCE])
         yield everything.where(sa.or_(*wanted))
 
 

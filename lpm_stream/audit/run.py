@@ -9,6 +9,7 @@ from lpm_stream.audit.buckets import Buckets
 from lpm_stream.audit.compare import Sides, compare
 from lpm_stream.audit.database import database_rows
 from lpm_stream.audit.findings import FAULTS, create_findings
+from lpm_stream.audit.further import with_further_columns
 from lpm_stream.audit.report import AuditReport, Progress, Step
 from lpm_stream.audit.scratch import scratch_space
 from lpm_stream.audit.settle import settle
@@ -34,7 +35,8 @@ def audit(
     """Compares a Delta table with the company databases, row by row and value by value.
 
     The table is read once, at one version, and each database once, in one read-only snapshot. Nothing is written
-    but scratch files, which are gone afterwards.
+    but scratch files, which are gone afterwards. Compared is what is delivered: the contract's columns, and those
+    that the policy takes in beside them.
 
     While a stream runs, a database is a little behind the version read, or ahead of it. With `settle_seconds`,
     what differed is looked at again until it agrees or that time is over: lag passes, loss stays. The row counts
@@ -62,6 +64,7 @@ def audit(
     """
     tell = progress or _ignore
     pinned = pin(spec, table, version, storage_options)
+    spec = with_further_columns(spec, pinned)
     with scratch_space(scratch) as space:
         db = space.db
         with Buckets(space.directory / "source") as source, Buckets(space.directory / "target") as target:

@@ -67,7 +67,7 @@ def open_read_only(url: sa.URL) -> sa.Engine:
 
 def selected(column: Column) -> sa.ColumnElement[Any]:
     """A column as it is: in canonical form, if it was delivered."""
-    return sa.column(column.name)
+    return sa.column(sa.quoted_name(column.name, quote=True))  # SQLAlchemy does not know all of SQLite's keywords
 
 
 def is_part(column: Column, part: KeyPart) -> sa.ColumnElement[bool]:

@@ -87,13 +87,18 @@ def relay(home: Home = None, feed: Feed = None) -> None:
 
 
 def _published_line(done: "Published") -> str:
+    if done.newest_version < 0:
+        return "stopped before the table was looked at: nothing was published"
+    behind = done.newest_version - done.version
+    stopped = f"stopped {behind:,} versions behind the table's newest, {done.newest_version}"
     if not done.versions:
-        return f"nothing to publish: the cursor is at version {done.version}, the table's newest"
+        reached = f"the cursor is at version {done.version}"
+        return f"{stopped}: {reached}" if behind else f"nothing to publish: {reached}, the table's newest"
     rate = f", {done.bytes / done.changes:.0f} bytes a change" if done.changes else ""
     bad = f"; {done.quarantined:,} rows break the contract and are in quarantine" if done.quarantined else ""
     return (
         f"published {done.versions:,} versions up to {done.version}: {done.changes:,} changes in "
-        f"{done.messages:,} messages{rate}{bad}"
+        f"{done.messages:,} messages{rate}{bad}{f'; {stopped}' if behind else ''}"
     )
 
 

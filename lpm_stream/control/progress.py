@@ -1,7 +1,8 @@
 """How far the drains are: the cursor of publish, the checkpoints of deliver, and what was seen of companies."""
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from lpm_stream.control.tables import (
     published,
     unknown_companies,
 )
+from lpm_stream.feed.spec import ColumnType
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Cursor:
         epoch: of these versions; grows when the cursor is set anew.
         commit_seen: a commit up to there, as `DeltaSource.commit_seen` names it; if that has become another one,
             the table was set back and has grown again.
+        taken_columns: source columns that the contract lacks and the schema policy has taken in, with their types.
     """
 
     table_id: str
@@ -38,6 +41,7 @@ class Cursor:
     held_columns: tuple[str, ...] = ()
     epoch: int = 0
     commit_seen: str = ""
+    taken_columns: Mapping[str, ColumnType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def read_cursor(store: ControlStore, feed: str) -> Cursor | None:
     if row is None:
         return None
     held = tuple(row.held_columns.split(",")) if row.held_columns else ()
-    return Cursor(row.table_id, row.version, row.newest_version, held, row.epoch, row.commit_seen)
+    taken = json.loads(row.taken_columns)
+    return Cursor(row.table_id, row.version, row.newest_version, held, row.epoch, row.commit_seen, taken)
 
 
 def write_cursor(connection: sa.Connection, feed: str, cursor: Cursor) -> None:
@@ -82,6 +87,7 @@ def write_cursor(connection: sa.Connection, feed: str, cursor: Cursor) -> None:
         "updated_at": datetime.now(UTC),
         "epoch": cursor.epoch,
         "commit_seen": cursor.commit_seen,
+        "taken_columns": json.dumps(dict(cursor.taken_columns)),
     }
     upsert(connection, cursors, {"feed": feed}, values)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -14,6 +14,7 @@ from lpm_stream.control import audit
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tables import quarantine
 from lpm_stream.errors import QuarantineFullError
+from lpm_stream.feed.schema import CHANGE_TYPE, DELETE
 from lpm_stream.feed.spec import FeedSpec
 
 Stage = Literal["publish", "deliver"]
@@ -207,10 +208,21 @@ def set_reason(connection: sa.Connection, row_id: str, reason: str) -> None:
     connection.execute(quarantine.update().where(quarantine.c.id == row_id).values(reason=reason[:2000]))
 
 
-def remove_before(connection: sa.Connection, feed: str, company: str, version: int) -> None:
-    """Removes a company's rows of earlier versions: it was loaded from the table at `version`."""
-    here = (quarantine.c.feed == feed) & (quarantine.c.company == company) & (quarantine.c.version < version)
-    connection.execute(quarantine.delete().where(here))
+def remove_through(
+    connection: sa.Connection, feed: str, company: str, version: int, *, but: Collection[str]
+) -> None:
+    """Removes a company's rows up to a version: it was loaded from the table as of that.
+
+    Args:
+        connection: a transaction.
+        feed: the feed's name.
+        company: whose rows.
+        version: the table's version.
+        but: ids of rows that stay: what was found wrong in loading.
+    """
+    here = (quarantine.c.feed == feed) & (quarantine.c.company == company) & (quarantine.c.version <= version)
+    found = connection.execute(sa.select(quarantine.c.id).where(here)).scalars()
+    remove(connection, [row_id for row_id in found if row_id not in but])
 
 
 def counts(store: ControlStore, feed: str) -> dict[str, int]:
@@ -225,5 +237,9 @@ def counts(store: ControlStore, feed: str) -> dict[str, int]:
 
 
 def payload_of(row: Mapping[str, object]) -> str:
-    """A row as JSON, for the quarantine; dates and instants as ISO 8601."""
-    return json.dumps(row, default=str, ensure_ascii=False)
+    """A row as JSON, for the quarantine; dates and instants as ISO 8601.
+
+    Of a change, `_change_type` is left out, unless that is a delete: a row is the same however it has come.
+    """
+    kept = {name: value for name, value in row.items() if name != CHANGE_TYPE or value == DELETE}
+    return json.dumps(kept, default=str, ensure_ascii=False)

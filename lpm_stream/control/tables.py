@@ -74,6 +74,7 @@ cursors = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("commit_seen", sa.String(64), nullable=False, server_default=""),
+    sa.Column("taken_columns", sa.UnicodeText, nullable=False, server_default="{}"),
 )
 
 published = sa.Table(

@@ -98,6 +98,7 @@ class _Backfill:
         self._renewed = 0.0
         self._rebuild = False
         self._refused = 0
+        self._found_wrong: set[str] = set()
         self._generation = 0
 
     def run(self, rebuild: bool, generation: int) -> Backfilled:
@@ -137,6 +138,8 @@ class _Backfill:
             mark = transaction.watermark()
             if mark.hold == self._lease.fence:
                 transaction.store(replace(mark, hold=0))
+                if self._rebuild:
+                    transaction.drop_replacement()
 
     def _require_not_behind(self, before: Watermark, version: int) -> None:
         if not self._rebuild and version < before.version:
@@ -202,7 +205,7 @@ class _Backfill:
         with self._stream.store.write() as connection:
             backfills.write(connection, feed, self._company, ended)
             if loaded is not None:  # what is still wrong was found wrong again
-                quarantine.remove_before(connection, feed, self._company, loaded)
+                quarantine.remove_through(connection, feed, self._company, loaded, but=self._found_wrong)
             self._record(connection, "backfill_ended", ended)
         parking.try_now(self._stream.store, feed, self._company)
         self._tell(ended.rows, ended.total_rows)
@@ -267,6 +270,7 @@ class _Backfill:
 
     def _set_aside(self, refused: Sequence[quarantine.Refused]) -> None:
         if refused:
+            self._found_wrong.update(row.id(self._stream.spec.name) for row in refused)
             with self._stream.store.write() as connection:
                 quarantine.add(connection, self._stream.spec.name, refused)
                 since = refused[0].version

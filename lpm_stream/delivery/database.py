@@ -56,8 +56,19 @@ class Transaction(Protocol):
         """
         ...
 
+    def drop_replacement(self) -> None:
+        """Removes the replacement, if there is one."""
+        ...
+
     def swap(self) -> None:
-        """Puts the replacement into the place of the company's table."""
+        """Puts the replacement into the place of the company's table.
+
+        Indexes and triggers of the customer's own are made again, where the kind of database can say how they were
+        made; else the log names them.
+
+        Raises:
+            TargetFaultError: if the replacement cannot have one of them.
+        """
         ...
 
     def drop(self) -> None:

@@ -5,6 +5,7 @@ bulk copy does not: it has a connection of its own, so it fills a permanent stag
 taken but its own batch.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -22,6 +23,8 @@ from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, DELETE
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.mssql import Connection, MssqlError
+
+log = logging.getLogger(__name__)
 
 # A bulk copy takes about 0.6 s before its first row; in that time some 10,000 rows go as parameters.
 BULK_ROWS = 10_000
@@ -188,11 +191,18 @@ class MssqlTransaction:
         rows, types = fitted(self._spec, rows, self._tables, self, name)
         self._upsert(name, rows, types)
 
+    def drop_replacement(self) -> None:
+        """Removes it."""
+        self.run(self._tables.drop_replacement)
+
     def swap(self) -> None:
         """Puts it into the place of the company's table, for the same readers."""
         grants = [self._tables.grant(*grant) for grant in self.query(self._tables.select_grants)]
+        lost = [what for (what,) in self.query(self._tables.select_customers_own)]
         for statement in (*grants, *self._tables.swap):
             self.run(statement)
+        if lost:  # SQL Server has no words for how an index was made
+            log.warning("%s: table %s is built anew, without its %s", self.place, self._spec.name, ", ".join(lost))
 
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark under the fence."""

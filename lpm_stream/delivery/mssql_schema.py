@@ -9,6 +9,7 @@ import polars as pl
 
 from lpm_stream.delivery.entitled import entitled, require_newest
 from lpm_stream.delivery.mssql_tables import DECLARED, TYPES, MssqlTables, is_text, widens
+from lpm_stream.delivery.table_faults import key_problems
 from lpm_stream.errors import TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, POLARS_TYPES, declared_type
 from lpm_stream.feed.spec import FeedSpec
@@ -73,7 +74,8 @@ def fit_to_contract(spec: FeedSpec, tables: MssqlTables, session: Session) -> li
             session.run(tables.alter_column(spec.name, column.name, fitting, not_null=not_null))
     stored.pop(COMMIT_VERSION, None)
     problems += [f"column {name} is NOT NULL and not in the contract" for name in stored if stored[name].needed]
-    return problems
+    key = session.query(tables.select_key(spec.name))
+    return problems + key_problems(spec, [name for (name,) in key])
 
 
 def fit_to_entitlements(

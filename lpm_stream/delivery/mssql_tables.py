@@ -54,6 +54,7 @@ class MssqlTables:
         self.name = spec.name
         self.replacement_name = f"_lpm_new_{spec.name}"
         self.upserts, self.deletes = f"_lpm_upserts_{spec.name}", f"_lpm_deletes_{spec.name}"  # staging tables
+        self._index_name = f"ix_{spec.name}_{spec.event_time_column}"[:128]
         self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
         self.identity = [*self._matched, COMMIT_VERSION]
 
@@ -74,7 +75,25 @@ class MssqlTables:
     @property
     def create_replacement(self) -> list[str]:
         """Creates an empty table beside the company's, in place of one that is left over."""
-        return [f"DROP TABLE IF EXISTS {quoted(self.replacement_name)}", self._create_table(self.replacement_name)]
+        return [self.drop_replacement, self._create_table(self.replacement_name)]
+
+    @property
+    def drop_replacement(self) -> str:
+        """Removes it, if there is one."""
+        return f"DROP TABLE IF EXISTS {quoted(self.replacement_name)}"
+
+    @property
+    def select_customers_own(self) -> str:
+        """What a customer has added to the company's table: indexes, triggers, and constraints with a name."""
+        table = f"OBJECT_ID({literal(quoted(self.name))})"
+        return (
+            f"SELECT N'index ' + name FROM sys.indexes WHERE object_id = {table} AND index_id > 0 "
+            f"AND is_primary_key = 0 AND name <> {literal(self._index_name)} "
+            f"UNION ALL SELECT N'trigger ' + name FROM sys.triggers WHERE parent_id = {table} "
+            f"UNION ALL SELECT N'constraint ' + name FROM sys.check_constraints "
+            f"WHERE parent_object_id = {table} AND is_system_named = 0 "
+            f"UNION ALL SELECT N'constraint ' + name FROM sys.foreign_keys WHERE parent_object_id = {table}"
+        )
 
     @property
     def swap(self) -> list[str]:
@@ -100,8 +119,8 @@ class MssqlTables:
         return f"{verb} {permission} ON {quoted(self.replacement_name)} TO {quoted(grantee)}{option}"
 
     def _create_index(self, table: str) -> str:
-        column = self._spec.event_time_column
-        return f"CREATE INDEX {quoted(f'ix_{self.name}_{column}'[:128])} ON {quoted(table)} ({quoted(column)})"
+        column = quoted(self._spec.event_time_column)
+        return f"CREATE INDEX {quoted(self._index_name)} ON {quoted(table)} ({column})"
 
     def _create_table(self, name: str) -> str:
         spec = self._spec
@@ -159,6 +178,17 @@ class MssqlTables:
             f"OR COLUMNPROPERTY(OBJECT_ID({literal(quoted(table))}), COLUMN_NAME, 'IsComputed') = 1 "
             f"THEN 1 ELSE 0 END FROM INFORMATION_SCHEMA.COLUMNS "
             f"WHERE TABLE_SCHEMA = SCHEMA_NAME() AND TABLE_NAME = {literal(table)}"
+        )
+
+    @staticmethod
+    def select_key(table: str) -> str:
+        """The names of the columns of a table's primary key, without those that are computed from them."""
+        return (
+            f"SELECT c.name FROM sys.indexes AS i INNER JOIN sys.index_columns AS p "
+            f"ON p.object_id = i.object_id AND p.index_id = i.index_id INNER JOIN sys.columns AS c "
+            f"ON c.object_id = p.object_id AND c.column_id = p.column_id "
+            f"WHERE i.object_id = OBJECT_ID({literal(quoted(table))}) AND i.is_primary_key = 1 "
+            f"AND c.is_computed = 0"
         )
 
     @staticmethod

@@ -16,6 +16,7 @@ from adbc_driver_manager import Error
 from lpm_stream import postgresql
 from lpm_stream.delivery.postgresql_schema import fit_to_contract, fit_to_entitlements, fitted
 from lpm_stream.delivery.postgresql_tables import DELETES, TYPES, UPSERTS, PostgresqlTables
+from lpm_stream.delivery.table_faults import cannot_keep
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, DELETE, declared_type
@@ -190,10 +191,20 @@ class PostgresqlTransaction:
         rows = fitted(self._spec, rows, self, name)
         self._land(UPSERTS, rows, self._tables.upsert(name, rows.columns))
 
+    def drop_replacement(self) -> None:
+        """Removes it."""
+        self.run(self._tables.drop_replacement)
+
     def swap(self) -> None:
         """Puts it into the place of the company's table."""
+        customers_own = self.query(self._tables.select_customers_own)
         for statement in self._tables.swap:
             self.run(statement)
+        for what, statement in customers_own:
+            try:
+                self.run(statement)
+            except Error as error:
+                raise cannot_keep(self._spec, self.place, what, _said(error)) from error
 
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark under the fence."""

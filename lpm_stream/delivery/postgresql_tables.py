@@ -58,7 +58,33 @@ class PostgresqlTables:
     @property
     def create_replacement(self) -> list[str]:
         """Creates an empty table beside the company's, in place of one that is left over."""
-        return [f"DROP TABLE IF EXISTS {quoted(self.replacement_name)}", self._create_table(self.replacement_name)]
+        return [self.drop_replacement, self._create_table(self.replacement_name)]
+
+    @property
+    def drop_replacement(self) -> str:
+        """Removes it, if there is one."""
+        return f"DROP TABLE IF EXISTS {quoted(self.replacement_name)}"
+
+    @property
+    def select_customers_own(self) -> str:
+        """What a customer has added to the company's table: what it is, and the statement that makes it.
+
+        Indexes, triggers, and constraints that the replacement does not have anyway.
+        """
+        old, new = _relation(self.name), _relation(self.replacement_name)
+        return (
+            f"SELECT 'constraint ' || conname, 'ALTER TABLE ' || {literal(quoted(self.name))} || "
+            f"' ADD CONSTRAINT ' || quote_ident(conname) || ' ' || pg_get_constraintdef(oid) "
+            f"FROM pg_constraint WHERE conrelid = {old} AND contype IN ('c', 'u', 'x', 'f') "
+            f"AND pg_get_constraintdef(oid) NOT IN "
+            f"(SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = {new}) "
+            f"UNION ALL SELECT 'index ' || relname, pg_get_indexdef(indexrelid) "
+            f"FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid = {old} "
+            f"AND relname <> {literal(self._index_name)} "
+            f"AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND conrelid = indrelid) "
+            f"UNION ALL SELECT 'trigger ' || tgname, pg_get_triggerdef(oid) "
+            f"FROM pg_trigger WHERE tgrelid = {old} AND NOT tgisinternal"
+        )
 
     @property
     def swap(self) -> list[str]:
@@ -134,6 +160,14 @@ class PostgresqlTables:
             f"SELECT attname::text, format_type(atttypid, atttypmod), attnotnull, "
             f"attnotnull AND NOT atthasdef AND attidentity = '' FROM pg_attribute "
             f"WHERE attrelid = {_relation(table)} AND attnum > 0 AND NOT attisdropped"
+        )
+
+    @staticmethod
+    def select_key(table: str) -> str:
+        """The names of the columns of a table's primary key."""
+        return (
+            f"SELECT attname::text FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid "
+            f"AND attnum = ANY (conkey) WHERE conrelid = {_relation(table)} AND contype = 'p'"
         )
 
     @staticmethod

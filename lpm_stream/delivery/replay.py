@@ -76,16 +76,24 @@ class _Now:
 
 
 def _replay(stream: Stream, company: str, database: CompanyDatabase, keys: pl.DataFrame) -> _Now:
+    delivered = -1
     for _ in range(_TRIES):
         snapshot = Snapshot(stream.spec, stream.table)
+        if snapshot.version < delivered:
+            raise LpmStreamError(
+                f"table {stream.table} is at version {snapshot.version}, but company {company!r} has version "
+                f"{delivered}: the table was set back; begin the feed anew with lpm-stream resync, or where that "
+                f"was done, load the company with lpm-stream backfill"
+            )
         batches = snapshot.rows(company, _BATCH_ROWS)
         held = [rows for batch in batches if (rows := _among(batch, keys)).height]
         found = pl.concat(held) if held else pl.DataFrame(schema=snapshot.fit.schema)
         gone = keys.join(found.select(keys.columns).cast(keys.schema), on=keys.columns, how="anti")
         deletes = gone.with_columns(pl.lit(company).alias(stream.spec.company_column))
         now = _write(stream, company, database, snapshot, found, deletes)
-        if now is not None:
+        if isinstance(now, _Now):
             return now
+        delivered = now
     raise LpmStreamError(f"the stream overtook the replay of company {company!r} {_TRIES} times; run it again")
 
 
@@ -101,8 +109,12 @@ def _write(  # noqa: PLR0917 - what one transaction needs
     snapshot: Snapshot,
     found: pl.DataFrame,
     deletes: pl.DataFrame,
-) -> _Now | None:
-    """Writes rows of the pinned version, and removes those it does not have; None if the stream is past it."""
+) -> _Now | int:
+    """Writes rows of the pinned version, and removes those it does not have.
+
+    Returns:
+        What has become of them; or, if the stream is past that version, the one that it is at.
+    """
     spec = stream.spec
     checked = check(spec, snapshot.fit, found.with_columns(pl.lit("insert").alias(CHANGE_TYPE)))
     refused = dict(zip(_keys(spec, checked.bad), checked.bad[REASON], strict=True))
@@ -119,7 +131,7 @@ def _write(  # noqa: PLR0917 - what one transaction needs
                 if mark.hold and leases.is_held(stream.store, name, mark.hold):
                     raise HeldError(mark.hold)
                 if mark.version > snapshot.version:
-                    return None
+                    return mark.version
                 _merge(transaction, rows)
         except RowFaultError as fault:
             faulty = refused_rows(database, rows, _merge, fault)

@@ -15,6 +15,7 @@ import polars as pl
 from adbc_driver_manager import Error, IntegrityError, InternalError
 
 from lpm_stream.delivery.entitled import entitled, require_newest
+from lpm_stream.delivery.table_faults import cannot_keep, key_problems
 from lpm_stream.delivery.tables import SqliteTables
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
@@ -29,6 +30,7 @@ _PRAGMAS = (
     "PRAGMA page_size = 8192",  # a tenth less work for large batches than with 4096
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
+    "PRAGMA legacy_alter_table = ON",  # so that a table can be swapped that a view is on
 )
 
 
@@ -141,10 +143,20 @@ class SqliteTransaction:
         rows = self._take_in_new_columns(rows, replacement=True)
         self._run_for_each(self._tables.upsert(rows.columns, replacement=True), rows)
 
+    def drop_replacement(self) -> None:
+        """Removes it."""
+        self.run(self._tables.drop_replacement)
+
     def swap(self) -> None:
         """Puts it into the place of the company's table."""
+        customers_own = self.query(self._tables.select_customers_own)
         for statement in self._tables.swap:
             self.run(statement)
+        for what, statement in customers_own:
+            try:
+                self.run(statement)
+            except Error as error:
+                raise cannot_keep(self._spec, self._path, what, str(error).splitlines()[0]) from error
 
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark under the fence."""
@@ -195,6 +207,7 @@ class SqliteTransaction:
                 problems.append(f"column {column.name} is NOT NULL, the contract says nullable")
         stored.pop(COMMIT_VERSION, None)
         problems += [f"column {name} is NOT NULL and not in the contract" for name in stored if stored[name][1]]
+        problems += key_problems(self._spec, [name for (name,) in self.query(self._tables.select_key)])
         if not problems:
             return None
         return (

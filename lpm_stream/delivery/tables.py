@@ -34,6 +34,7 @@ class SqliteTables:
         self._table = quoted(spec.name)
         self.replacement_name = f"_lpm_new_{spec.name}"
         self._replacement = quoted(self.replacement_name)
+        self._index_name = f"ix_{spec.name}_{spec.event_time_column}"
         self._keys = [quoted(key) for key in spec.primary_key]
         self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
         self.identity = [*self._matched, COMMIT_VERSION]
@@ -46,13 +47,27 @@ class SqliteTables:
     @property
     def create_index(self) -> str:
         """Creates the index on the event time."""
-        column = self._spec.event_time_column
-        return f"CREATE INDEX {quoted(f'ix_{self._spec.name}_{column}')} ON {self._table} ({quoted(column)})"
+        column = quoted(self._spec.event_time_column)
+        return f"CREATE INDEX {quoted(self._index_name)} ON {self._table} ({column})"
 
     @property
     def create_replacement(self) -> list[str]:
         """Creates an empty table beside the company's, in place of one that is left over."""
-        return [f"DROP TABLE IF EXISTS {self._replacement}", self._create_table(self._replacement)]
+        return [self.drop_replacement, self._create_table(self._replacement)]
+
+    @property
+    def drop_replacement(self) -> str:
+        """Removes it, if there is one."""
+        return f"DROP TABLE IF EXISTS {self._replacement}"
+
+    @property
+    def select_customers_own(self) -> str:
+        """What a customer has added to the company's table: what it is, and the statement that makes it."""
+        return (
+            f"SELECT type || ' ' || name, sql FROM sqlite_schema WHERE type IN ('index', 'trigger') "
+            f"AND tbl_name = {literal(self._spec.name)} COLLATE NOCASE AND sql IS NOT NULL "
+            f"AND name <> {literal(self._index_name)} ORDER BY rowid"
+        )
 
     @property
     def swap(self) -> list[str]:
@@ -90,6 +105,11 @@ class SqliteTables:
         """The names and types of the table's columns, and whether they are NOT NULL (1) or not (0)."""
         name = self.replacement_name if replacement else self._spec.name
         return f'SELECT name, type, "notnull" FROM pragma_table_info({literal(name)})'
+
+    @property
+    def select_key(self) -> str:
+        """The names of the columns of the table's primary key."""
+        return f"SELECT name FROM pragma_table_info({literal(self._spec.name)}) WHERE pk > 0"
 
     @property
     def sweep(self) -> str:

@@ -1,7 +1,8 @@
 """The contract as Arrow-side types: what a conforming frame looks like, and how a source schema differs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import polars as pl
 
@@ -43,10 +44,12 @@ class Fit:
     Attributes:
         schema: the columns that flow, in order: the contract's, some in a wider type, then those taken in.
         held: columns of the source that the policy holds back.
+        taken: columns that the contract lacks and the policy takes in, with their types.
     """
 
     schema: dict[str, pl.DataType]
     held: tuple[str, ...]
+    taken: Mapping[str, ColumnType]
 
 
 def contract_schema(spec: FeedSpec) -> dict[str, pl.DataType]:
@@ -59,46 +62,64 @@ def declared_type(dtype: pl.DataType) -> ColumnType | None:
     return _DECLARED.get(dtype)
 
 
-def fit(spec: FeedSpec, source: Mapping[str, pl.DataType]) -> Fit:
+def fit(
+    spec: FeedSpec, source: Mapping[str, pl.DataType], taken: Mapping[str, ColumnType] = MappingProxyType({})
+) -> Fit:
     """Compares a source table's schema with the contract.
 
     Args:
         spec: the feed.
         source: the source table's columns, without those that the Change Data Feed adds.
+        taken: columns that earlier versions had and the contract lacks, as they were taken in. Under the policy
+            `evolve` they have to stay as if they were declared: the company tables would keep their last values.
 
     Raises:
-        SchemaError: if a declared column is missing or of a type that does not fit, naming the column, both
-            types, and what to do.
+        SchemaError: if a column that is declared, or was taken in, is missing or of a type that does not fit,
+            naming the column, both types, and what to do.
     """
+    declared = {column.name: column.type for column in spec.columns}
+    before = {
+        name: kind for name, kind in taken.items() if spec.schema_policy == "evolve" and name not in declared
+    }
+    expected = declared | before
     widened = {
         name: source[name]
-        for name, dtype in contract_schema(spec).items()
-        if spec.schema_policy == "evolve" and source.get(name) in WIDENED.get(dtype, frozenset())
+        for name, kind in expected.items()
+        if spec.schema_policy == "evolve" and source.get(name) in WIDENED.get(POLARS_TYPES[kind], frozenset())
     }
-    problems = [
-        problem
-        for column in spec.columns
-        if column.name not in widened and (problem := _misfit(column.name, column.type, source.get(column.name)))
-    ]
+    problems = {
+        name: problem
+        for name, kind in expected.items()
+        if name not in widened and (problem := _misfit(name, kind, source.get(name), taken=name in before))
+    }
     if problems:
-        raise SchemaError(
-            f"table {spec.source_table} no longer fits the contract of feed {spec.name}: "
-            f"{'; '.join(problems)}. Publishing stops before this version and goes on from it once the table "
-            f"or lpm_stream/defs/{spec.name}/defs.yaml is corrected"
-        )
-    schema = contract_schema(spec) | widened
-    extra = [name for name in source if name not in schema]
-    taken = {
-        name: source[name]
-        for name in extra
-        if spec.schema_policy == "evolve" and declared_type(source[name]) is not None
+        raise _schema_error(spec, problems.values(), may_declare=not before.keys() >= problems.keys())
+    gained = {
+        name: dtype
+        for name, dtype in source.items()
+        if spec.schema_policy == "evolve" and name not in expected and declared_type(dtype) is not None
     }
-    return Fit(schema | taken, tuple(name for name in extra if name not in taken))
+    schema = {name: POLARS_TYPES[kind] for name, kind in expected.items()} | widened | gained
+    further = {name: _DECLARED[dtype] for name, dtype in schema.items() if name not in declared}
+    return Fit(schema, tuple(name for name in source if name not in schema), further)
 
 
-def _misfit(name: str, declared: ColumnType, found: pl.DataType | None) -> str | None:
+def _misfit(name: str, expected: ColumnType, found: pl.DataType | None, *, taken: bool) -> str | None:
     if found is None:
-        return f"column {name} ({declared}) is missing"
-    if found == POLARS_TYPES[declared] or found in _WIDENS_TO.get(declared, frozenset()):
+        return f"column {name} ({'taken in as ' if taken else ''}{expected}) is missing"
+    if found == POLARS_TYPES[expected] or found in _WIDENS_TO.get(expected, frozenset()):
         return None
-    return f"column {name} is {found}, declared {declared}"
+    return f"column {name} is {found}, {'taken in as' if taken else 'declared'} {expected}"
+
+
+def _schema_error(spec: FeedSpec, problems: Iterable[str], *, may_declare: bool) -> SchemaError:
+    """What is wrong, and the way on. A version keeps the schema that it has, whatever that of later ones is."""
+    anew = "begin anew with lpm-stream resync"
+    declare = (
+        f"correct lpm_stream/defs/{spec.name}/defs.yaml, and it goes on from there; or correct the table, then"
+    )
+    way_on = f"{declare} {anew}" if may_declare else f"once the table is as it is to be, {anew}"
+    return SchemaError(
+        f"table {spec.source_table} no longer fits the contract of feed {spec.name}: {'; '.join(problems)}. "
+        f"Publishing stops before this version: {way_on}"
+    )

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -11,7 +11,7 @@ from lpm_stream.alerts import raised
 from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.store import ControlStore
 from lpm_stream.errors import HubError, SourceError
-from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.feed.spec import ColumnType, FeedSpec
 from lpm_stream.hub.message import Hub, Message
 from lpm_stream.publish.pack import Place
 from lpm_stream.publish.version import VersionReport, messages_of
@@ -99,6 +99,7 @@ class Publisher:
         self._warned: tuple[str, ...] = ()
         self._epoch = 0
         self._published: dict[str, int] = {}
+        self._taken: Mapping[str, ColumnType] = {}
         self._full: frozenset[str] = frozenset()
         self._seen = ""
         self._at_once: Callable[[], bool] = lambda: False
@@ -150,6 +151,7 @@ class Publisher:
         cursor = progress.read_cursor(self._store, self._spec.name)
         done.version = self._start(cursor)
         self._epoch = cursor.epoch if cursor else 0
+        self._taken = cursor.taken_columns if cursor else {}
         with self._store.read() as connection:
             self._full = quarantine.full(connection, self._spec)
         renewed = time.monotonic()
@@ -226,12 +228,13 @@ class Publisher:
         self._advance(lease, outbox, done)
 
     def _pack_next(self, lease: leases.Lease, outbox: _Outbox, done: Published) -> None:
-        changes = self._source.changes(done.version + 1)
+        changes = self._source.changes(done.version + 1, self._taken)
         changes = replace(changes, batches=self._attended(lease, changes.batches))
         place = Place(self._epoch, self._published, self._full)
         for item in messages_of(self._spec, changes, place, self._registered, self._hub.max_body_bytes):
             if isinstance(item, VersionReport):
                 outbox.reports.append(item)
+                self._taken = item.taken
                 for company in item.companies:  # a backfill may have said more
                     self._published[company] = max(self._published.get(company, -1), item.version)
             else:
@@ -281,7 +284,13 @@ class Publisher:
                 connection, feed, {company: self._published[company] for company in addressed}
             )
             cursor = progress.Cursor(
-                self._source.table_id, done.version, done.newest_version, held, self._epoch, self._seen
+                self._source.table_id,
+                done.version,
+                done.newest_version,
+                held,
+                self._epoch,
+                self._seen,
+                outbox.reports[-1].taken,
             )
             progress.write_cursor(connection, feed, cursor)
         done.versions += len(outbox.reports)

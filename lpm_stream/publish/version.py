@@ -1,7 +1,7 @@
 """Publishes one commit: its changes checked, routed, packed and handed on as messages."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ import polars as pl
 from lpm_stream.control.quarantine import Refused, payload_of, withheld
 from lpm_stream.feed.contract import REASON, check
 from lpm_stream.feed.schema import CHANGE_TYPE
-from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.feed.spec import ColumnType, FeedSpec
 from lpm_stream.hub.codec import CONTENT_TYPES, to_wire
 from lpm_stream.hub.message import Message
 from lpm_stream.publish.pack import Packer, Place
@@ -27,6 +27,7 @@ class VersionReport:
         unknown: changes of companies that nobody has registered.
         refused: rows that break the contract or that no message can hold.
         held: source columns that the schema policy holds back.
+        taken: those that it takes in, with their types.
         companies: those that messages were made for.
     """
 
@@ -34,6 +35,7 @@ class VersionReport:
     unknown: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
     held: tuple[str, ...] = ()
+    taken: Mapping[str, ColumnType] = field(default_factory=dict)
     companies: tuple[str, ...] = ()
 
 
@@ -54,7 +56,7 @@ def messages_of(
             that registers later pins a table version that holds this commit, so skipping it loses nothing.
         max_body_bytes: the hub's limit.
     """
-    report = VersionReport(changes.version, held=changes.fit.held)
+    report = VersionReport(changes.version, held=changes.fit.held, taken=changes.fit.taken)
     refusals = _Refusals(spec, changes.version, place.full)
     companies = registered()
     packer: Packer | None = None

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -13,7 +14,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lpm_stream.errors import SourceError
 from lpm_stream.feed.schema import Fit, fit
-from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.feed.spec import ColumnType, FeedSpec
 
 CDF_PROPERTY = "delta.enableChangeDataFeed"
 
@@ -102,15 +103,19 @@ class DeltaSource:
         told = json.dumps(commits[-1] | {"version": None}, sort_keys=True, default=str)
         return f"{version}:{hashlib.sha256(told.encode()).hexdigest()[:32]}"
 
-    def changes(self, version: int) -> Changes:
+    def changes(self, version: int, taken: Mapping[str, ColumnType] = MappingProxyType({})) -> Changes:
         """The changes of one commit; rows are read when `batches` is consumed.
 
+        Args:
+            version: the commit's version.
+            taken: the columns taken in with the versions before, see `fit`.
+
         Raises:
-            SchemaError: if the table at that version does not fit the contract.
+            SchemaError: if the table at that version does not fit the contract, or what was taken in.
             SourceError: if the version can no longer be read. Consuming `batches` raises it as well.
         """
         snapshot = self._at(version)
-        return Changes(version, fit(self._spec, schema_of(snapshot)), self._read(snapshot, version))
+        return Changes(version, fit(self._spec, schema_of(snapshot), taken), self._read(snapshot, version))
 
     def _read(self, snapshot: DeltaTable, version: int) -> Iterator[pl.DataFrame]:
         """Frames of some `_FRAME_ROWS`; the reader's own batches are smaller than is efficient."""

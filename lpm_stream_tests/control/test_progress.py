@@ -9,7 +9,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 def test_the_cursor_is_what_was_written_last(store):
     assert progress.read_cursor(store, "f") is None
-    first = progress.Cursor("id", 5, 9, ("a", "b"))
+    first = progress.Cursor("id", 5, 9, ("a", "b"), taken_columns={"c, d": "string", 'e"': "int32"})
     second = progress.Cursor("id", 2**53, 2**53)
     for cursor in (first, second):
         with store.write() as connection:

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -223,6 +224,43 @@ def test_rows_that_break_the_contract_go_to_quarantine_and_old_ones_leave_it(str
     assert stored(stream, "A").keys() == {"1", "3"}
 
 
+@pytest.mark.parametrize("published", [True, False])
+def test_a_row_that_breaks_the_contract_at_the_version_loaded_is_in_quarantine_once(stream, published):
+    commit(stream, orders(["1"], "A"))
+    deliver(stream)
+    DeltaTable(stream.table).update(updates={"note": f"'{'n' * 2_000}'"}, predicate="id = '1'")
+    if published:
+        publish(stream)
+        deliver(stream)
+        assert stored(stream, "A").keys() == {"1"}
+    load(stream)
+    publish(stream)
+    assert quarantine.counts(stream.store, SPEC.name) == {"A": 1}
+    assert stored(stream, "A") == {}
+    DeltaTable(stream.table).update(updates={"note": "'short'"}, predicate="id = '1'")
+    publish(stream)
+    deliver(stream)
+    assert_delivered(stream, ["A"])
+
+
+def test_a_row_that_the_table_refuses_at_the_version_loaded_is_in_quarantine_once(stream):
+    commit(stream, orders(["1"], "A"))
+    deliver(stream)
+    tamper(
+        stream,
+        "CREATE TRIGGER picky BEFORE INSERT ON orders WHEN new.id = '5' "
+        "BEGIN SELECT RAISE(ABORT, 'not here'); END",
+    )
+    commit(stream, orders(["5"], "A"))
+    deliver(stream)
+    load(stream)
+    assert quarantine.counts(stream.store, SPEC.name) == {"A": 1}
+    tamper(stream, "DROP TRIGGER picky")
+    load(stream)
+    assert quarantine.counts(stream.store, SPEC.name) == {}
+    assert_delivered(stream, ["A"])
+
+
 def test_rows_that_the_table_refuses_go_to_quarantine(stream):
     commit(stream, orders(keys(9), "A"))
     deliver(stream)
@@ -256,6 +294,38 @@ def test_a_table_of_other_column_types_is_built_anew(stream):
     commit(stream, orders(["9"], "A"))
     deliver(stream)
     assert_delivered(stream, ["A"])
+
+
+def test_a_table_of_another_key_is_built_anew(stream):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    columns = tuple(c.model_copy(update={"nullable": c.nullable and c.name != "amount"}) for c in SPEC.columns)
+    changed = replace(stream, spec=SPEC.model_copy(update={"primary_key": ("id", "amount"), "columns": columns}))
+    commit(changed, orders(["1"], "A", amount=7))
+    deliver(changed)
+    reason = parking.read_parked(stream.store, SPEC.name)["A"].reason
+    assert "its key is id, the contract says id, amount; build it anew with lpm-stream backfill" in reason
+    load(changed, rebuild=True)
+    try_parked_again(changed)
+    assert parking.read_parked(stream.store, SPEC.name) == {}
+    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
+        found = connection.execute("SELECT amount FROM orders WHERE id = '1' ORDER BY 1").fetchall()
+    assert found == [(1,), (7,)]
+
+
+def test_one_that_fails_leaves_no_replacement_behind(stream):
+    commit(stream, orders(keys(9), "A"))
+    deliver(stream)
+    tamper(stream, "ALTER TABLE orders ADD COLUMN remark TEXT", "CREATE INDEX mine ON orders (remark)")
+    with pytest.raises(TargetFaultError, match="cannot have its index mine"):
+        load(stream, rebuild=True)
+    with closing(sqlite3.connect(path_of(stream, "A"))) as connection:
+        tables_left = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        }
+    assert tables_left == {"orders", "_lpm_watermark"}
+    assert hold_of(stream, "A") == 0
+    assert stored(stream, "A").keys() == set(keys(9))
 
 
 def test_a_lost_table_is_built_anew(stream):

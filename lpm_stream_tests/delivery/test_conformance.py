@@ -19,6 +19,7 @@ from lpm_stream_tests.delivery.databases import (
     amounts,
     changes,
     merge,
+    picky,
     query,
     rename_column,
     run,
@@ -331,6 +332,44 @@ def test_a_contract_that_the_table_cannot_follow_is_a_fault_of_the_table(place, 
             merge(database, rows, 1)
 
 
+@pytest.mark.parametrize("key", [("id", "due"), ("amount",)])
+def test_a_table_of_another_key_is_a_fault_of_the_table_until_it_is_built_anew(place, database, key):
+    merge(database, changes("insert", "1"), 1)
+    store(database, Watermark(1))
+    database.close()
+    columns = tuple(c.model_copy(update={"nullable": c.nullable and c.name not in key}) for c in SPEC.columns)
+    spec = SPEC.model_copy(update={"primary_key": key, "columns": columns})
+    new = changes("insert", "1", amount=2)
+    with closing(place.open(spec=spec)) as again:
+        said = rf"its key is id, the contract says {', '.join(key)}; .*lpm-stream backfill COMPANY --replace"
+        with pytest.raises(TargetFaultError, match=said):
+            merge(again, new, 2)
+        with again.transaction() as transaction:
+            transaction.create_replacement()
+            transaction.swap()
+    with closing(place.open(spec=spec)) as built:
+        merge(built, new, 3)
+        assert amounts(built) == {"1": 2}
+
+
+def test_the_order_of_the_keys_columns_does_not_matter(place):
+    place.open(spec=EVERY_KEY).close()
+    turned = EVERY_KEY.model_copy(update={"primary_key": EVERY_KEY.primary_key[::-1]})
+    with closing(place.open(spec=turned)) as again:
+        key = {
+            "a_string": "",
+            "a_int32": 1,
+            "a_int64": 2,
+            "a_boolean": True,
+            "a_timestamp": LAST,
+            "a_date": date.max,
+        }
+        row = {"company": "A"} | key | {"a_float64": 0.5}
+        rows = pl.DataFrame([row], schema=contract_schema(EVERY_KEY))
+        merge(again, rows.with_columns(pl.lit("insert").alias(CHANGE_TYPE)), 1)
+        assert query(again, "SELECT a_float64 FROM odd") == [(0.5,)]
+
+
 def test_columns_of_the_source_come_with_their_types(database):
     extra = {
         "a_text": pl.lit("x"),
@@ -404,6 +443,58 @@ def test_a_swap_can_be_repeated_and_undone(database):
     with pytest.raises(ZeroDivisionError):
         crash()
     assert amounts(database) == {"3": 9}
+
+
+@pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
+def test_the_customers_own_indexes_and_triggers_outlive_a_swap(database):
+    merge(database, changes("insert", "1", amount=1), 1)
+    picky(database, "new.amount = 13")
+    run(database, "CREATE UNIQUE INDEX mine ON orders (note)")
+    run(database, 'CREATE INDEX "an odd name; --" ON orders (amount) WHERE amount > 5')
+    for _ in range(2):
+        with database.transaction() as transaction:
+            transaction.create_replacement()
+            transaction.fill_replacement(replacing("2"))
+            transaction.swap()
+    with pytest.raises(RowFaultError, match="not here"):
+        merge(database, changes("insert", "3", amount=13), 6)
+    with pytest.raises(RowFaultError, match=r"(?i)unique"):
+        merge(database, changes("insert", "3", note="note of 2"), 6)
+    assert amounts(database) == {"2": 9}
+
+
+@pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
+def test_what_the_replacement_cannot_have_keeps_the_table_as_it_was(database):
+    run(database, "ALTER TABLE orders ADD COLUMN remark TEXT")
+    run(database, "CREATE INDEX mine ON orders (remark)")
+    merge(database, changes("insert", "1"), 1)
+    with database.transaction() as transaction:
+        transaction.create_replacement()
+        transaction.fill_replacement(replacing("2"))
+
+    def swap() -> None:
+        with database.transaction() as transaction:
+            transaction.swap()
+
+    said = r"table orders in .* is not replaced: .* its index mine \(.*remark.*\); drop that first"
+    with pytest.raises(TargetFaultError, match=said):
+        swap()
+    assert amounts(database) == {"1": 1}
+    run(database, "DROP INDEX mine")
+    swap()
+    assert amounts(database) == {"2": 9}
+
+
+def test_a_replacement_can_be_removed(database):
+    merge(database, changes("insert", "1"), 1)
+    for made in (True, False):
+        with database.transaction() as transaction:
+            if made:
+                transaction.create_replacement()
+            transaction.drop_replacement()
+    with pytest.raises(TargetFaultError, match="_lpm_new_orders"):
+        query(database, "SELECT id FROM _lpm_new_orders")
+    assert amounts(database) == {"1": 1}
 
 
 def test_a_replacement_refuses_the_rows_of_others_and_takes_in_columns(database):

@@ -380,6 +380,23 @@ def test_who_may_read_the_table_may_read_its_replacement(url, database, postgres
     postgresql_server.run(f"DROP ROLE {name}")
 
 
+def test_what_the_customer_had_on_a_table_that_is_replaced_is_named(url, database, caplog, postgresql_server):
+    postgresql_server.run(
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
+        str(url.database),
+    )
+    postgresql_server.run(
+        "CREATE TRIGGER mine BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION nothing()", str(url.database)
+    )
+    for _ in range(2):
+        with database.transaction() as transaction:
+            transaction.create_replacement()
+            transaction.swap()
+    assert [one.message for one in caplog.records if "built anew" in one.message] == [
+        f"{transaction.place}: table orders is built anew, without its trigger mine"
+    ]
+
+
 def test_a_database_that_cannot_be_made_is_said_so(url, monkeypatch):
     def refused(_url: sa.URL) -> None:
         raise MssqlError("CREATE DATABASE permission denied in database 'master'.")

@@ -20,7 +20,7 @@ def statements(tables: MssqlTables, columns: dict[str, str]) -> Iterator[str]:
     """All of them."""
     identity = {name: columns[name] for name in tables.identity}
     yield from (*tables.create, *tables.create_replacement, *tables.swap)
-    yield tables.select_grants
+    yield from (tables.select_grants, tables.select_customers_own, tables.select_key(tables.name))
     yield from (tables.grant(state, "SELECT", "a ]reader") for state in "GWD")
     yield tables.add_column(tables.name, "od]d; --", "nvarchar(max)")
     yield from (tables.alter_column(tables.name, "x", "bigint", not_null=held) for held in (True, False))

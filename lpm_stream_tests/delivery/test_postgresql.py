@@ -337,6 +337,23 @@ def test_who_may_read_the_table_may_read_its_replacement(database, postgresql_se
     run(database, "DROP OWNED BY the_reader")
 
 
+def test_the_customers_own_constraints_outlive_a_swap(database):
+    run(database, "CREATE TABLE kinds (amount bigint PRIMARY KEY)")
+    run(database, "INSERT INTO kinds VALUES (1), (2)")
+    run(database, "ALTER TABLE orders ADD CONSTRAINT known FOREIGN KEY (amount) REFERENCES kinds")
+    run(database, "ALTER TABLE orders ADD UNIQUE (note), ADD CONSTRAINT light CHECK (weight < 5)")
+    definitions = (
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'orders'::regclass ORDER BY 1"
+    )
+    before = query(database, definitions)
+    for _ in range(2):
+        with database.transaction() as transaction:
+            transaction.create_replacement()
+            transaction.swap()
+    assert query(database, definitions) == before
+    assert len(before) >= 5
+
+
 def test_a_table_that_a_view_needs_is_not_swapped_away(database):
     run(database, "CREATE VIEW totals AS SELECT sum(amount) FROM orders")
 

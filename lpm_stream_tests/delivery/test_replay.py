@@ -1,10 +1,13 @@
 """Rows that come out of quarantine."""
 
+import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import sqlalchemy as sa
 from deltalake import DeltaTable
@@ -15,8 +18,10 @@ from lpm_stream.control.registry import database_urls
 from lpm_stream.delivery import loss
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.replay import Replayed, replay
+from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
+from lpm_stream.source.snapshot import Snapshot
 from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests.delivery.test_drain import try_again_now
 from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish, stored
@@ -213,4 +218,33 @@ def test_a_hold_that_a_dead_backfill_has_left_does_not_keep_it_waiting(stream):
     commit(stream, "2")
     update(stream, "1", note="'short'")
     in_database(stream, "UPDATE _lpm_watermark SET hold = 12345")
+    assert replay(stream, "A") == Replayed("A", 1, 0, 0)
+
+
+def test_a_table_that_was_set_back_is_told_from_a_stream_that_is_quicker(stream, tmp_path):
+    commit(stream, "1", note=LONG)
+    shutil.copytree(stream.table, tmp_path / "copy")
+    commit(stream, "2")
+    shutil.rmtree(stream.table)
+    shutil.copytree(tmp_path / "copy", stream.table)
+    with pytest.raises(
+        LpmStreamError, match=r"is at version 1, but company 'A' has version 2: .* set back; .*resync"
+    ):
+        replay(stream, "A")
+    assert len(held(stream)) == 1
+
+
+def test_a_stream_that_is_quicker_is_caught_up_with(stream, monkeypatch):
+    commit(stream, "1", note=LONG)
+    update(stream, "1", note="'short'")
+    deliver(stream)
+    more = iter("23")
+    original = Snapshot.rows
+
+    def overtaken(self: Snapshot, company: str, batch_rows: int) -> Iterator[pl.DataFrame]:
+        if (key := next(more, None)) is not None:
+            commit(stream, key)
+        return original(self, company, batch_rows)
+
+    monkeypatch.setattr(Snapshot, "rows", overtaken)
     assert replay(stream, "A") == Replayed("A", 1, 0, 0)

@@ -120,3 +120,15 @@ def test_a_file_that_is_replaced_or_removed_while_open_is_noticed(database, path
 def test_a_url_of_no_database_is_an_error(url, said):
     with pytest.raises(LpmStreamError, match=said):
         open_database(SPEC, "A", url)
+
+
+def test_views_on_the_table_outlive_a_swap(database):
+    merge(database, changes("insert", "1"), 1)
+    run_outside(database, "CREATE VIEW totals AS SELECT count(*) AS n, sum(amount) AS amount FROM ORDERS")
+    run_outside(database, "CREATE TRIGGER t AFTER INSERT ON Orders BEGIN SELECT n FROM totals; END")
+    with database.transaction() as transaction:
+        transaction.create_replacement()
+        transaction.swap()
+    merge(database, changes("insert", "2", "3", amount=4), 2)
+    assert query(database, "SELECT * FROM totals") == [(2, 8)]
+    assert query(database, "SELECT count(*) FROM sqlite_schema WHERE name = 't'") == [(1,)]

@@ -55,7 +55,8 @@ def test_an_incompatible_type_names_column_types_and_what_to_do(spec, column, fo
     with pytest.raises(SchemaError, match=said) as caught:
         fit(spec, CONTRACT | {column: found})
     assert "Publishing stops before this version" in str(caught.value)
-    assert "lpm_stream/defs/orders/defs.yaml" in str(caught.value)
+    assert "correct lpm_stream/defs/orders/defs.yaml, and it goes on from there" in str(caught.value)
+    assert "or correct the table, then begin anew with lpm-stream resync" in str(caught.value)
 
 
 def test_all_problems_are_named_at_once():
@@ -71,6 +72,35 @@ def test_further_columns_are_held_or_taken_in():
     taken = fit(EVOLVE, further)
     assert taken.schema == CONTRACT | {"extra": pl.Int64()}
     assert taken.held == ("nested",)
+    assert taken.taken == {"extra": "int64"}
+    assert fit(SPEC, further).taken == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({}, r"column extra \(taken in as int32\) is missing"),
+        ({"extra": pl.String()}, "column extra is String, taken in as int32"),
+        ({"extra": pl.Struct({"a": pl.Int64()})}, "column extra is Struct.*, taken in as int32"),
+    ],
+    ids=str,
+)
+def test_a_column_that_was_taken_in_has_to_stay(source, said):
+    """The company tables would keep its last values, and nobody would see it."""
+    with pytest.raises(SchemaError, match=f"{said}.*once the table is as it is to be, .* lpm-stream resync"):
+        fit(EVOLVE, CONTRACT | source, {"extra": "int32"})
+    assert fit(SPEC, CONTRACT | source, {"extra": "int32"}).schema == CONTRACT
+
+
+def test_a_column_that_was_taken_in_may_become_wider_and_narrower():
+    assert fit(EVOLVE, CONTRACT | {"extra": pl.Int64()}, {"extra": "int32"}).taken == {"extra": "int64"}
+    narrower = fit(EVOLVE, CONTRACT | {"extra": pl.Int32()}, {"extra": "int64"})
+    assert narrower.schema == CONTRACT | {"extra": pl.Int64()}
+    assert narrower.taken == {"extra": "int64"}
+
+
+def test_a_column_that_was_taken_in_and_is_declared_now_is_as_declared():
+    assert fit(EVOLVE, CONTRACT, {"amount": "string"}).schema == CONTRACT
 
 
 def test_every_declared_type_has_a_word():
