@@ -40,7 +40,7 @@ def hub(server: EventHubsServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ev
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that let a test see them reached."""
     monkeypatch.setattr(event_hubs, "_SEND_SECONDS", 1.0)
-    monkeypatch.setattr(event_hubs, "_CALL_SECONDS", 1.0)
+    monkeypatch.setattr(event_hubs, "_CALL_SECONDS", 3.0)
     monkeypatch.setattr(event_hubs, "_OPEN_SECONDS", 2.0)
     monkeypatch.setattr(event_hubs, "_PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(event_hubs_client, "_ASK_SECONDS", 1.0)
