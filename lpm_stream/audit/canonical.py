@@ -1,7 +1,7 @@
 """The one form in which both sides are compared.
 
-A database holds instants and dates as text and flags as 0 or 1. The table's values are brought to that form, the
-database's are left as they are: what was stored in another form differs, and is not parsed into place.
+A database holds instants, dates and decimals as text and flags as 0 or 1. The table's values are brought to that
+form, the database's are left as they are: what was stored in another form differs, and is not parsed into place.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from lpm_stream.audit.sql import quoted
-from lpm_stream.feed.spec import Column, ColumnType, FeedSpec
+from lpm_stream.feed.spec import MOST_DIGITS, Column, ColumnType, FeedSpec
 
 # Column names of a contract begin with a letter, so these can be none of them.
 DATABASE = "_database"  # the company whose database holds the row
@@ -41,6 +41,7 @@ ARROW_TYPES: Mapping[ColumnType, pa.DataType] = {
     "boolean": pa.int64(),
     "timestamp": pa.string(),
     "date": pa.string(),
+    "decimal": pa.string(),
 }
 _DUCKDB_TYPES: Mapping[pa.DataType, str] = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.float64(): "DOUBLE"}
 
@@ -78,6 +79,10 @@ def from_table(spec: FeedSpec, column: Column) -> str:
         case "float64":
             # SQL has no NaN: NULL stands for it.
             return f"CASE WHEN NOT isnan({name}) THEN CAST({name} AS DOUBLE) END"
+        case "decimal":
+            # The table's may have fewer digits, or more before the point. DuckDB may leave out the zero before it.
+            text = f"CAST(CAST({name} AS DECIMAL({MOST_DIGITS},{column.scale})) AS VARCHAR)"
+            return f"regexp_replace({text}, '^(-?)[.]', '\\10.')"
         case "string":
             return from_database(spec, column)
         case _:

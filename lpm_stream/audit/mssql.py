@@ -62,6 +62,8 @@ def selected(column: Column) -> sa.ColumnElement[Any]:
             return sa.literal_column(f"CONVERT(nvarchar(40), {name}, 23)").label(column.name)
         case "boolean":
             return sa.literal_column(f"CAST({name} AS int)").label(column.name)
+        case "decimal":
+            return sa.literal_column(f"CAST({name} AS nvarchar(50))").label(column.name)
         case _:
             return sa.column(column.name, _TYPES[column.type])
 

@@ -30,6 +30,7 @@ _DELIVERED_AS: Mapping[ColumnType, type] = MappingProxyType(
         "boolean": int,
         "timestamp": str,
         "date": str,
+        "decimal": str,
     }
 )
 _TYPES: Mapping[ColumnType, sa.types.TypeEngine[Any]] = MappingProxyType(
@@ -78,6 +79,8 @@ def selected(column: Column) -> sa.ColumnElement[Any]:
             return _text(column, name, "YYYY-MM-DD")
         case "boolean":
             return sa.literal_column(f"CAST({name} AS integer)").label(column.name)
+        case "decimal":
+            return sa.literal_column(f"CAST({name} AS text)").label(column.name)
         case _:
             return sa.column(column.name, _TYPES[column.type])
 

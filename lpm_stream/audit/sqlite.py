@@ -35,6 +35,7 @@ _STORED_AS: Mapping[ColumnType, type] = MappingProxyType(
         "boolean": int,
         "timestamp": _TEXT,
         "date": _TEXT,
+        "decimal": _TEXT,
     }
 )
 

@@ -131,7 +131,7 @@ def _column(spec: FeedSpec, column: Column) -> dg.TableColumn:
         notes.append(f"at most {column.max_length} characters")
     return dg.TableColumn(
         column.name,
-        type=column.type,
+        type=column.type_name,
         description=column.description,
         constraints=dg.TableColumnConstraints(
             nullable=column.nullable, unique=spec.primary_key == (column.name,), other=notes

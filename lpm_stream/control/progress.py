@@ -17,7 +17,6 @@ from lpm_stream.control.tables import (
     published,
     unknown_companies,
 )
-from lpm_stream.feed.spec import ColumnType
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class Cursor:
         epoch: of these versions; grows when the cursor is set anew.
         commit_seen: a commit up to there, as `DeltaSource.commit_seen` names it; if that has become another one,
             the table was set back and has grown again.
-        taken_columns: source columns that the contract lacks and the schema policy has taken in, with their types.
+        taken_columns: source columns that the contract lacks and the schema policy has taken in, with the names of
+            their types.
     """
 
     table_id: str
@@ -41,7 +41,7 @@ class Cursor:
     held_columns: tuple[str, ...] = ()
     epoch: int = 0
     commit_seen: str = ""
-    taken_columns: Mapping[str, ColumnType] = field(default_factory=dict)
+    taken_columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,10 @@ def as_arrow(rows: pl.DataFrame, batch: str) -> pa.Table:
 
 
 def _text(name: str, dtype: pl.DataType) -> pl.Expr:
-    """A column as JSON has it: days and instants as the texts that SQL Server takes under every language."""
+    """A column as JSON has it: days and instants as the texts that SQL Server takes under every language.
+
+    Decimals are texts too, which OPENJSON reads as they are.
+    """
     if dtype == INSTANT:
         return pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f")
-    return pl.col(name).cast(pl.String) if dtype == pl.Date() else pl.col(name)
+    return pl.col(name).cast(pl.String) if dtype == pl.Date() or dtype.is_decimal() else pl.col(name)

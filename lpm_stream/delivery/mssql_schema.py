@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import polars as pl
 
 from lpm_stream.delivery.entitled import entitled, require_newest
-from lpm_stream.delivery.mssql_tables import DECLARED, TYPES, MssqlTables, is_text, widens
+from lpm_stream.delivery.mssql_tables import MssqlTables, is_text, loaded_type, stored_type, widens
 from lpm_stream.delivery.table_faults import key_problems
 from lpm_stream.errors import TargetFaultError
-from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, POLARS_TYPES, declared_type
+from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.mssql import LONGEST_NAME
 
@@ -37,7 +37,7 @@ class StoredColumn:
     """A column as it is in the database.
 
     Attributes:
-        type: as `mssql_tables.TYPES` spells it.
+        type: as `mssql_tables.stored_type` spells it.
         not_null: whether it refuses NULL.
         needed: whether it refuses rows that say nothing about it.
     """
@@ -139,15 +139,15 @@ def fitted(
                 f"now; build the table anew with lpm-stream backfill COMPANY --replace"
             )
         types[name] = wanted
-    casts = (pl.col(name).cast(_polars_type(stored)) for name, stored in types.items())
+    casts = (pl.col(name).cast(loaded_type(stored)) for name, stored in types.items())
     return rows.with_columns(casts), types
 
 
 def stored_columns(session: Session, table: str) -> dict[str, StoredColumn]:
     """A table's columns, by name; none if there is no such table."""
     return {
-        name: StoredColumn(_spelled(kind, length, digits), bool(not_null), bool(not_null) and not filled)
-        for name, kind, length, digits, not_null, filled in session.query(MssqlTables.select_columns(table))
+        name: StoredColumn(_spelled(*spelling), bool(not_null), bool(not_null) and not filled)
+        for name, *spelling, not_null, filled in session.query(MssqlTables.select_columns(table))
     }
 
 
@@ -161,23 +161,21 @@ def _holds(stored: str, wanted: str) -> bool:
     return stored == wanted or (is_text(stored) and is_text(wanted))
 
 
-def _spelled(kind: str, length: int | None, digits: int | None) -> str:
+def _spelled(kind: str, length: int | None, digits: int | None, precision: int | None, scale: int | None) -> str:
     kind = kind.lower()
+    if kind in ("decimal", "numeric"):  # two words for the same
+        return f"decimal({precision},{scale})"
     if kind in ("nvarchar", "varchar"):
         return f"{kind}({'max' if length == -1 else length})"
     return f"{kind}({digits})" if kind in ("datetime2", "datetimeoffset") else kind
 
 
 def _wanted(name: str, dtype: pl.DataType) -> str:
-    declared = declared_type(dtype)
-    if declared is None:
+    wanted = stored_type(dtype)
+    if wanted is None:
         raise TargetFaultError(f"column {name} of type {dtype} has no SQL Server type")
     if len(name) > LONGEST_NAME:
         raise TargetFaultError(
             f"column {name}: SQL Server takes names of at most {LONGEST_NAME} characters; rename it"
         )
-    return TYPES[declared]
-
-
-def _polars_type(stored: str) -> pl.DataType:
-    return POLARS_TYPES["string" if is_text(stored) else DECLARED[stored]]
+    return wanted

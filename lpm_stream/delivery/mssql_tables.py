@@ -1,14 +1,18 @@
 """The SQL of a company's SQL Server database, built from the contract."""
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from lpm_stream.feed.schema import COMMIT_VERSION
+import polars as pl
+
+from lpm_stream.feed.schema import COMMIT_VERSION, POLARS_TYPES, declared_type, is_widened, polars_type
 from lpm_stream.feed.spec import Column, ColumnType, FeedSpec
 from lpm_stream.mssql import listed, literal, quoted
 
-# Instants are in UTC, as everything is here: DATETIMEOFFSET would say so, but one driver drops the offset.
-TYPES: Mapping[ColumnType, str] = MappingProxyType(
+# Instants are in UTC, as everything is here: DATETIMEOFFSET would say so, but one driver drops the offset. For
+# decimals see `stored_type`.
+_TYPES: Mapping[ColumnType, str] = MappingProxyType(
     {
         "string": "nvarchar(max)",
         "int32": "int",
@@ -19,7 +23,8 @@ TYPES: Mapping[ColumnType, str] = MappingProxyType(
         "date": "date",
     }
 )
-DECLARED: Mapping[str, ColumnType] = MappingProxyType({stored: declared for declared, stored in TYPES.items()})
+_DECLARED: Mapping[str, ColumnType] = MappingProxyType({stored: declared for declared, stored in _TYPES.items()})
+_DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
 
 # What every value of a type fits into, exactly; texts by their length, below.
 _WIDER: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -61,11 +66,11 @@ class MssqlTables:
     def stored_type(self, column: Column) -> str:
         """How a column of the contract is stored."""
         if column.type != "string":
-            return TYPES[column.type]
+            return stored_type(polars_type(column)) or ""
         units = 2 * column.max_length if column.max_length else None
         if column.name in self._spec.primary_key:
             return f"nvarchar({min(units or _LONGEST_KEY_TEXT, _LONGEST_KEY_TEXT)})"
-        return f"nvarchar({units})" if units and units <= _LONGEST_TEXT else TYPES["string"]
+        return f"nvarchar({units})" if units and units <= _LONGEST_TEXT else _TYPES["string"]
 
     @property
     def create(self) -> list[str]:
@@ -169,9 +174,13 @@ class MssqlTables:
 
     @staticmethod
     def select_columns(table: str) -> str:
-        """A table's columns: name, type, length, digits of a second; whether NOT NULL, and filled by itself."""
+        """A table's columns: name, type, length, digits of a second, and of a decimal in all and behind its point.
+
+        Then whether it is NOT NULL, and filled by itself.
+        """
         return (
             f"SELECT COLUMN_NAME, DATA_TYPE, CHARACTER_MAXIMUM_LENGTH, DATETIME_PRECISION, "
+            f"NUMERIC_PRECISION, NUMERIC_SCALE, "
             f"CASE WHEN IS_NULLABLE = 'NO' THEN 1 ELSE 0 END, "
             f"CASE WHEN COLUMN_DEFAULT IS NOT NULL OR DATA_TYPE = 'timestamp' "
             f"OR COLUMNPROPERTY(OBJECT_ID({literal(quoted(table))}), COLUMN_NAME, 'IsIdentity') = 1 "
@@ -211,7 +220,7 @@ class MssqlTables:
         Texts come in full length: here too long a value would become NULL, where it is stored it is an error.
         """
         typed = ", ".join(
-            f"{quoted(name)} {TYPES['string'] if stored.startswith('nvarchar') else stored} '$.c{place}'"
+            f"{quoted(name)} {_TYPES['string'] if stored.startswith('nvarchar') else stored} '$.c{place}'"
             for place, (name, stored) in enumerate(columns.items())
         )
         return f"SELECT {listed(columns)} FROM OPENJSON(CAST(? AS nvarchar(max))) WITH ({typed})"
@@ -379,7 +388,24 @@ def widens(stored: str, wanted: str) -> bool:
         return _units(stored) <= _units(wanted)
     if is_text(stored) and is_text(wanted):
         return _units(stored) < _units(wanted)
+    if _DECIMAL.fullmatch(stored) and _DECIMAL.fullmatch(wanted):
+        return is_widened(loaded_type(stored), loaded_type(wanted))
     return wanted in _WIDER.get(stored, ())
+
+
+def stored_type(dtype: pl.DataType) -> str | None:
+    """How values of a type are stored, texts of any length; None if they cannot be."""
+    if isinstance(dtype, pl.Decimal):
+        return f"decimal({dtype.precision},{dtype.scale})"
+    declared = declared_type(dtype)
+    return _TYPES[declared] if declared else None
+
+
+def loaded_type(stored: str) -> pl.DataType:
+    """In which type values go to a column of a stored type, one of those that there are here."""
+    if found := _DECIMAL.fullmatch(stored):
+        return pl.Decimal(int(found[1]), int(found[2]))
+    return POLARS_TYPES["string" if is_text(stored) else _DECLARED[stored]]
 
 
 def is_text(stored: str) -> bool:

@@ -15,11 +15,11 @@ from adbc_driver_manager import Error
 
 from lpm_stream import postgresql
 from lpm_stream.delivery.postgresql_schema import fit_to_contract, fit_to_entitlements, fitted
-from lpm_stream.delivery.postgresql_tables import DELETES, TYPES, UPSERTS, PostgresqlTables
+from lpm_stream.delivery.postgresql_tables import DELETES, UPSERTS, PostgresqlTables, stored_type
 from lpm_stream.delivery.table_faults import cannot_keep
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
-from lpm_stream.feed.schema import CHANGE_TYPE, DELETE, declared_type
+from lpm_stream.feed.schema import CHANGE_TYPE, DELETE
 from lpm_stream.feed.spec import FeedSpec
 
 # Nothing hangs for ever: neither in a lock, nor at work, nor with the right to write in hands that do nothing.
@@ -260,7 +260,7 @@ class PostgresqlTransaction:
 
         It stays as long as the connection: one for each transaction would fill the system's catalogue.
         """
-        columns = {name: TYPES[declared] for name, dtype in schema.items() if (declared := declared_type(dtype))}
+        columns = {name: stored for name, dtype in schema.items() if (stored := stored_type(dtype))}
         if self.stages.get(stage) != columns:
             for statement in self._tables.create_stage(stage, columns):
                 self.run(statement)

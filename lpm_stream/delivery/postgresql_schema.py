@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import polars as pl
 
 from lpm_stream.delivery.entitled import entitled, require_newest
-from lpm_stream.delivery.postgresql_tables import DECLARED, TYPES, PostgresqlTables, widens
+from lpm_stream.delivery.postgresql_tables import PostgresqlTables, loaded_type, stored_type, widens
 from lpm_stream.delivery.table_faults import key_problems
 from lpm_stream.errors import TargetFaultError
-from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, POLARS_TYPES, declared_type
+from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, polars_type
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.postgresql import LONGEST_NAME
 
@@ -58,7 +58,7 @@ def fit_to_contract(spec: FeedSpec, session: Session) -> list[str]:
     stored = _columns(session, spec.name)
     problems = []
     for column in spec.columns:
-        wanted = TYPES[column.type]
+        wanted = _wanted(column.name, polars_type(column))
         found = stored.pop(column.name, None)
         if found is None and column.nullable:
             session.run(PostgresqlTables.add_column(spec.name, column.name, wanted))
@@ -137,14 +137,14 @@ def _columns(session: Session, table: str) -> dict[str, StoredColumn]:
 
 
 def _wanted(name: str, dtype: pl.DataType) -> str:
-    declared = declared_type(dtype)
-    if declared is None:
+    wanted = stored_type(dtype)
+    if wanted is None:
         raise TargetFaultError(f"column {name} of type {dtype} has no PostgreSQL type")
     if len(name.encode()) > LONGEST_NAME:
         raise TargetFaultError(f"column {name}: PostgreSQL takes names of at most {LONGEST_NAME} bytes; rename it")
-    return TYPES[declared]
+    return wanted
 
 
 def _as(name: str, stored: str) -> pl.Expr:
     """A column in the type that the table has for it."""
-    return pl.col(name).cast(POLARS_TYPES[DECLARED[stored]])
+    return pl.col(name).cast(loaded_type(stored))

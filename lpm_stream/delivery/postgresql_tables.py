@@ -1,15 +1,18 @@
 """The SQL of a company's PostgreSQL database, built from the contract."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from lpm_stream.feed.schema import COMMIT_VERSION
+import polars as pl
+
+from lpm_stream.feed.schema import COMMIT_VERSION, POLARS_TYPES, declared_type, is_widened, polars_type
 from lpm_stream.feed.spec import ColumnType, FeedSpec
 from lpm_stream.postgresql import LONGEST_NAME, listed, literal, quoted
 
-# As `format_type` spells them.
-TYPES: Mapping[ColumnType, str] = MappingProxyType(
+# As `format_type` spells them; for decimals see `stored_type`.
+_TYPES: Mapping[ColumnType, str] = MappingProxyType(
     {
         "string": "text",
         "int32": "integer",
@@ -20,7 +23,8 @@ TYPES: Mapping[ColumnType, str] = MappingProxyType(
         "date": "date",
     }
 )
-DECLARED: Mapping[str, ColumnType] = MappingProxyType({stored: declared for declared, stored in TYPES.items()})
+_DECLARED: Mapping[str, ColumnType] = MappingProxyType({stored: declared for declared, stored in _TYPES.items()})
+_DECIMAL = re.compile(r"numeric\((\d+),(\d+)\)")
 
 # What every value of a type fits into, exactly.
 _WIDER: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -122,7 +126,7 @@ class PostgresqlTables:
     def _create_table(self, name: str) -> str:
         spec = self._spec
         columns = [
-            f"{quoted(column.name)} {TYPES[column.type]}{self._collation(column.name)}"
+            f"{quoted(column.name)} {stored_type(polars_type(column))}{self._collation(column.name)}"
             f"{'' if column.nullable else ' NOT NULL'}"
             for column in spec.columns
         ]
@@ -289,8 +293,25 @@ class PostgresqlTables:
 
 def widens(stored: str, wanted: str) -> bool:
     """Whether every value of one stored type fits exactly into the other."""
+    if _DECIMAL.fullmatch(stored) and _DECIMAL.fullmatch(wanted):
+        return is_widened(loaded_type(stored), loaded_type(wanted))
     base = stored.partition("(")[0]  # character varying(40)
     return wanted in _WIDER.get(base, ())
+
+
+def stored_type(dtype: pl.DataType) -> str | None:
+    """How values of a type are stored; None if they cannot be."""
+    if isinstance(dtype, pl.Decimal):
+        return f"numeric({dtype.precision},{dtype.scale})"
+    declared = declared_type(dtype)
+    return _TYPES[declared] if declared else None
+
+
+def loaded_type(stored: str) -> pl.DataType:
+    """In which type values go to a column of a stored type, one of those that `stored_type` returns."""
+    if found := _DECIMAL.fullmatch(stored):
+        return pl.Decimal(int(found[1]), int(found[2]))
+    return POLARS_TYPES[_DECLARED[stored]]
 
 
 def _relation(table: str) -> str:

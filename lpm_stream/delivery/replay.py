@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 
 import polars as pl
 
@@ -196,4 +197,6 @@ def _value(spec: FeedSpec, name: str, text: object) -> object:
         return datetime.fromisoformat(text)
     if kind == "date" and isinstance(text, str):
         return date.fromisoformat(text)
+    if kind == "decimal" and isinstance(text, str):
+        return Decimal(text)
     return text

@@ -12,6 +12,7 @@ from typing import Any
 
 import adbc_driver_sqlite.dbapi as adbc
 import polars as pl
+import polars.selectors as cs
 from adbc_driver_manager import Error, IntegrityError, InternalError
 
 from lpm_stream.delivery.entitled import entitled, require_newest
@@ -19,7 +20,7 @@ from lpm_stream.delivery.table_faults import cannot_keep, key_problems
 from lpm_stream.delivery.tables import SqliteTables
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
-from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, INSTANT, declared_type
+from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, INSTANT, declared_type, polars_type
 from lpm_stream.feed.spec import FeedSpec
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ class SqliteTransaction:
             wanted = self._tables.stored_type(column.type)
             dtype, needed = stored.pop(column.name, ("", False))
             if not dtype and column.nullable:
-                self.run(self._tables.add_column(column.name, column.type))
+                self.run(self._tables.add_column(column.name, polars_type(column)))
             elif dtype != wanted:
                 problems.append(f"column {column.name} is {dtype or 'missing'}, the contract says {column.type}")
             elif needed and column.nullable:
@@ -230,7 +231,7 @@ class SqliteTransaction:
             return
         # ADBC writes instants and dates as the same text, but takes five times as long.
         instants, dates = pl.col(INSTANT).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f"), pl.col(pl.Date).cast(pl.String)
-        text = rows.with_columns(instants, dates)
+        text = rows.with_columns(instants, dates, cs.decimal().cast(pl.String))
         try:
             self._cursor.executemany(statement, text.to_arrow())
         except IntegrityError as error:
@@ -265,7 +266,7 @@ class SqliteTransaction:
                     f"the source now; build the table anew with lpm-stream backfill COMPANY --replace"
                 )
             if name not in stored:
-                self.run(self._tables.add_column(name, dtype, replacement=replacement))
+                self.run(self._tables.add_column(name, found, replacement=replacement))
                 log.info("%s: column %s added to table %s", self._path, name, self._spec.name)
         untyped = (name for name, found in arriving.items() if found == pl.Null() and name not in stored)
         return changes.drop(untyped)

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
+import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from lpm_stream.feed.schema import COMMIT_VERSION
+from lpm_stream.errors import TargetFaultError
+from lpm_stream.feed.schema import COMMIT_VERSION, declared_type, polars_type
 from lpm_stream.feed.spec import ColumnType, FeedSpec
 
 # Strict tables: SQLite then refuses what does not fit instead of storing it as something else. Instants are
-# text in UTC, `2026-01-31T23:59:59.123456`, which SQLite's date functions read and which sorts by time.
+# text in UTC, `2026-01-31T23:59:59.123456`, which SQLite's date functions read and which sorts by time. Decimals
+# are text with all digits of their scale, `-0.50`: SQLite's own numbers would round them.
 _TYPES: Mapping[ColumnType, str] = {
     "string": "TEXT",
     "int32": "INTEGER",
@@ -18,6 +21,7 @@ _TYPES: Mapping[ColumnType, str] = {
     "boolean": "INTEGER",
     "timestamp": "TEXT",
     "date": "TEXT",
+    "decimal": "TEXT",
 }
 _DIALECT = sqlite.dialect()
 
@@ -81,7 +85,7 @@ class SqliteTables:
     def _create_table(self, name: str) -> str:
         spec = self._spec
         columns = [
-            f"{quoted(column.name)} {_TYPES[column.type]}{'' if column.nullable else ' NOT NULL'}"
+            f"{_column(column.name, polars_type(column))}{'' if column.nullable else ' NOT NULL'}"
             for column in spec.columns
         ]
         columns += [
@@ -96,10 +100,10 @@ class SqliteTables:
         """How SQLite stores values of a type."""
         return _TYPES[dtype]
 
-    def add_column(self, name: str, dtype: ColumnType, *, replacement: bool = False) -> str:
+    def add_column(self, name: str, dtype: pl.DataType, *, replacement: bool = False) -> str:
         """Adds a nullable column."""
         table = self._replacement if replacement else self._table
-        return f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {_TYPES[dtype]}"
+        return f"ALTER TABLE {table} ADD COLUMN {_column(name, dtype)}"
 
     def select_columns(self, *, replacement: bool = False) -> str:
         """The names and types of the table's columns, and whether they are NOT NULL (1) or not (0)."""
@@ -201,6 +205,17 @@ class SqliteTables:
             f"changes = ?, pending = ?, hold = ? "
             f"WHERE feed = {literal(self._spec.name)} AND fence <= ? RETURNING feed"
         )
+
+
+def _column(name: str, dtype: pl.DataType) -> str:
+    """Name and type of a column; the text of a decimal has to have as many digits behind the point as it says."""
+    declared = declared_type(dtype)
+    if declared is None:
+        raise TargetFaultError(f"column {name} of type {dtype} has no SQLite type")
+    if not isinstance(dtype, pl.Decimal):
+        return f"{quoted(name)} {_TYPES[declared]}"
+    form = f"GLOB '*[0-9].{'[0-9]' * dtype.scale}'" if dtype.scale else "NOT GLOB '*[^0-9-]*'"
+    return f"{quoted(name)} {_TYPES[declared]} CHECK ({quoted(name)} {form})"
 
 
 def quoted(name: str) -> str:

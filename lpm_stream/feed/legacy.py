@@ -42,6 +42,9 @@ class LegacyFormat(BaseModel):
     null_text: str = Field("", description="the unquoted text that stands for NULL")
     true_text: str = "true"
     false_text: str = "false"
+    decimal_mark: Literal[".", ","] = Field(
+        ".", description="before the fraction of decimals and floats; digits are not grouped"
+    )
     timestamp_format: str = Field(
         "%Y-%m-%dT%H:%M:%S%.6f",
         description="in the directives of Rust's chrono (%.3f: milliseconds); the database is compared to that "
@@ -135,6 +138,8 @@ class LegacyFormat(BaseModel):
             raise ValueError(f"company_names: {', '.join(twice)} stands for two companies; correct one")
         if self.delimiter == self.quote:
             raise ValueError("delimiter and quote are the same character; change one")
+        if self.quote is None and self.delimiter == self.decimal_mark:
+            raise ValueError("delimiter and decimal_mark are the same character and nothing is quoted; change one")
         if (wanted := _PERIOD_DIRECTIVES[self.period]) not in self.start_format:
             raise ValueError(
                 f"start_format: lacks {wanted}, so {self.period} files would have the same name; add it"

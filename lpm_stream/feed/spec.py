@@ -18,10 +18,11 @@ from pydantic import (
 from lpm_stream.feed.checks import Checks
 from lpm_stream.feed.legacy import LegacyFormat
 
-ColumnType = Literal["string", "int32", "int64", "float64", "boolean", "timestamp", "date"]
+ColumnType = Literal["string", "int32", "int64", "float64", "boolean", "timestamp", "date", "decimal"]
 Owner = Annotated[str, StringConstraints(pattern=r"^(team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+)$")]
 BASE_GROUP, EVERY_GROUP = "base", "all"
 LONGEST_COMPANY_ID = 450  # characters: the longest text SQL Server takes into a key
+MOST_DIGITS = 38  # of a decimal: what Delta, Arrow and SQL Server hold
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
@@ -32,6 +33,10 @@ class Column(BaseModel):
 
     name: Name
     type: ColumnType = Field(description="timestamp: an instant, microseconds, UTC")
+    precision: int | None = Field(
+        None, ge=1, le=MOST_DIGITS, description="of a decimal: its digits, those behind the point included"
+    )
+    scale: int | None = Field(None, ge=0, le=MOST_DIGITS, description="of a decimal: its digits behind the point")
     nullable: bool = True
     max_length: int | None = Field(None, gt=0, description="longest string, in characters")
     on_breach: Literal["row", "value"] = Field(
@@ -53,9 +58,32 @@ class Column(BaseModel):
     def _length_is_for_strings(self) -> Self:
         if self.max_length is not None and self.type != "string":
             raise ValueError(f"column {self.name}: max_length is for strings; remove it or make the type string")
+        self._require_digits()
         if self.on_breach == "value" and not self.nullable:
             raise ValueError(f"column {self.name}: on_breach: value needs nullable: true")
         return self
+
+    def _require_digits(self) -> None:
+        given = [name for name in ("precision", "scale") if getattr(self, name) is not None]
+        if self.type != "decimal":
+            if given:
+                raise ValueError(
+                    f"column {self.name}: {_listed(given)} is for decimals; remove it or make the type decimal"
+                )
+        elif self.precision is None or self.scale is None:
+            raise ValueError(
+                f"column {self.name}: a decimal needs precision and scale, for instance 'precision: 18, scale: 4'"
+            )
+        elif self.scale > self.precision:
+            raise ValueError(
+                f"column {self.name}: scale {self.scale} is more than precision {self.precision}, which counts "
+                f"the digits behind the point too; correct one"
+            )
+
+    @property
+    def type_name(self) -> str:
+        """The type with its digits: `decimal(18,4)`."""
+        return f"decimal({self.precision},{self.scale})" if self.type == "decimal" else self.type
 
 
 class FeedSpec(BaseModel):
@@ -203,7 +231,7 @@ class FeedSpec(BaseModel):
     @property
     def fingerprint(self) -> str:
         """16 hex digits that change when a column's name, type or nullability does."""
-        text = "\n".join(f"{c.name} {c.type} {c.nullable}" for c in self.columns)
+        text = "\n".join(f"{c.name} {c.type_name} {c.nullable}" for c in self.columns)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

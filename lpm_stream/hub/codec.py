@@ -2,11 +2,13 @@
 
 Both can be read by Azure Stream Analytics and Spark without anything of ours. An Avro body is one block with
 the codec `deflate`, the only compression every Avro reader must have. Polars writes Avro quickly but its own
-deflate reaches 70,000 rows/s, so blocks are compressed here with ISA-L (over 1,000,000 rows/s).
+deflate reaches 70,000 rows/s, so blocks are compressed here with ISA-L (over 1,000,000 rows/s). Decimals are
+Avro's own logical type, and text in NDJSON, where a number would be read as a float.
 """
 
 import hashlib
 import io
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +16,12 @@ from itertools import groupby
 from typing import Literal
 
 import polars as pl
+import polars.selectors as cs
+import pyarrow as pa
 from isal import igzip_lib, isal_zlib
 
 from lpm_stream.errors import HubError
-from lpm_stream.feed.schema import INSTANT, WIDENED
+from lpm_stream.feed.schema import INSTANT, holds, is_widened
 
 AVRO = "application/avro"
 NDJSON = "application/x-ndjson"
@@ -48,16 +52,18 @@ def to_wire(rows: pl.DataFrame, content_type: str) -> pl.DataFrame:
     """
     if content_type == AVRO:  # polars writes no instants; `encode` declares them as what they are
         return rows.with_columns(pl.col(INSTANT).dt.replace_time_zone(None))
-    return rows.with_columns(pl.col(INSTANT).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"))
+    return rows.with_columns(pl.col(INSTANT).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"), cs.decimal().cast(pl.String))
 
 
 def encode(rows: pl.DataFrame, content_type: str) -> bytes:
     """Encodes changes that `to_wire` has prepared."""
     buffer = io.BytesIO()
     if content_type == AVRO:
+        decimals = {name: dtype for name, dtype in rows.schema.items() if isinstance(dtype, pl.Decimal)}
+        plain = rows.with_columns(_big_endian(rows[name]) for name in decimals) if decimals else rows
         # Polars panics where columns lie in memory in different pieces.
-        rows.rechunk().write_avro(buffer, compression="uncompressed", name="change")
-        return _deflated(buffer.getvalue())
+        plain.rechunk().write_avro(buffer, compression="uncompressed", name="change")
+        return _deflated(buffer.getvalue(), decimals)
     rows.write_ndjson(buffer)
     return buffer.getvalue()
 
@@ -93,12 +99,32 @@ def _from_avro(containers: Sequence[bytes]) -> list[pl.DataFrame]:
 
 
 def _from_ndjson(bodies: Sequence[bytes], schema: Mapping[str, pl.DataType]) -> list[pl.DataFrame]:
-    wire = {name: pl.String() if dtype == INSTANT else dtype for name, dtype in schema.items()}
+    wire = {
+        name: pl.String() if dtype == INSTANT or isinstance(dtype, pl.Decimal) else dtype
+        for name, dtype in schema.items()
+    }
     return [pl.read_ndjson(io.BytesIO(body), schema_overrides=wire, infer_schema_length=None) for body in bodies]
 
 
 def _restored(rows: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    for name, wanted in schema.items():
+        if isinstance(wanted, pl.Decimal) and name in rows.columns:
+            _require_exact(rows[name], wanted)
     return rows.with_columns(_restoring(name, rows.schema[name], schema.get(name)) for name in rows.columns)
+
+
+def _require_exact(found: pl.Series, wanted: pl.Decimal) -> None:
+    """Polars would round what has more digits behind the point."""
+    if found.dtype == pl.String():
+        exact = bool(found.str.contains(rf"^-?[0-9]+(\.[0-9]{{1,{max(wanted.scale, 1)}}})?$").all())
+        exact = exact and (wanted.scale > 0 or not found.str.contains(".", literal=True).any())
+    else:
+        exact = found.dtype == pl.Null() or holds(wanted, found.dtype) or is_widened(wanted, found.dtype)
+    if not exact:
+        raise HubError(
+            f"a message has values of column {found.name} that {wanted}, as the contract has it, does not hold "
+            f"exactly: correct its precision and scale"
+        )
 
 
 def _restoring(name: str, found: pl.DataType, wanted: pl.DataType | None) -> pl.Expr:
@@ -107,9 +133,22 @@ def _restoring(name: str, found: pl.DataType, wanted: pl.DataType | None) -> pl.
         return column.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us").dt.replace_time_zone("UTC")
     if found == _NAIVE:
         return column.dt.replace_time_zone("UTC")
-    if wanted is None or found == wanted or found in WIDENED.get(wanted, frozenset()):
+    if wanted is None or found == wanted or is_widened(wanted, found):
         return column
     return column.cast(wanted)
+
+
+def _big_endian(values: pl.Series) -> pl.Series:
+    """Decimals as Avro has them: bytes, the highest first. Polars itself writes some without the bit of the sign.
+
+    Arrow has the lowest byte first: the last value's bytes, read backwards, are the first value's.
+    """
+    backwards = values.reverse().rechunk().to_arrow()
+    width, start = backwards.type.byte_width, backwards.offset
+    data = backwards.buffers()[1].to_pybytes()[start * width : (start + len(values)) * width]
+    fixed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(data[::-1])])
+    whole = pl.Series(values.name, fixed.cast(pa.binary()))
+    return whole.zip_with(values.is_not_null(), whole.new_from_index(0, 0).extend_constant(None, len(values)))
 
 
 def _inflated(block: bytes, rows: int) -> bytes:
@@ -127,13 +166,25 @@ class _Parsed:
     blocks: list[tuple[int, bytes]]
 
 
-def _deflated(container: bytes) -> bytes:
-    """The container with its blocks deflated, one block for all rows."""
+def _deflated(container: bytes, decimals: Mapping[str, pl.Decimal]) -> bytes:
+    """The container with its blocks deflated, one block for all rows; `decimals` are declared as such."""
     parsed = _parsed(container)
     schema = parsed.schema.replace(b"local-timestamp-micros", b"timestamp-micros")  # they are instants, in UTC
+    if decimals:
+        schema = _with_decimals(schema, decimals)
     rows = sum(count for count, _ in parsed.blocks)
     data = isal_zlib.compress(b"".join(block for _, block in parsed.blocks), _ISAL_LEVEL, _RAW_DEFLATE)
     return _container(schema, b"deflate", _OUR_SYNC, [(rows, data)])
+
+
+def _with_decimals(schema: bytes, decimals: Mapping[str, pl.Decimal]) -> bytes:
+    """A schema in which columns of bytes are decimals."""
+    record = json.loads(schema)
+    for field in record["fields"]:
+        if (dtype := decimals.get(field["name"])) is not None:
+            digits = {"precision": dtype.precision, "scale": dtype.scale}
+            field["type"] = ["null", {"type": "bytes", "logicalType": "decimal", **digits}]
+    return json.dumps(record, separators=(",", ":")).encode()
 
 
 def _parsed(container: bytes) -> _Parsed:

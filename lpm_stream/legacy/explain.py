@@ -19,6 +19,7 @@ from lpm_stream.legacy.compare import FOUND
 from lpm_stream.legacy.names import Period
 from lpm_stream.legacy.report import Explanation
 from lpm_stream.legacy.stage import MOST_KEYS
+from lpm_stream.legacy.values import canonical_decimal
 
 _PIECE = "piece"
 _BOUNDED = ("string", "int32", "int64")
@@ -118,6 +119,8 @@ def _canonical(spec: FeedSpec, name: str) -> pl.Expr:
             return pl.col(name).dt.strftime("%Y-%m-%d")
         case "string":
             return pl.col(name)
+        case "decimal":
+            return canonical_decimal(spec.column(name), pl.col(name))
         case _:
             return pl.col(name).cast(pl.Int64)
 

@@ -43,6 +43,7 @@ _FIRST_ROW: Mapping[ColumnType, str] = {
     "boolean": "0",
     "timestamp": "''",
     "date": "''",
+    "decimal": "''",
 }
 
 

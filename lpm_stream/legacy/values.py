@@ -11,7 +11,7 @@ import polars.selectors as cs
 
 from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.feed.schema import COMMIT_VERSION, INSTANT
-from lpm_stream.feed.spec import Column, FeedSpec
+from lpm_stream.feed.spec import MOST_DIGITS, Column, FeedSpec
 from lpm_stream.legacy.records import LINE
 
 _STORED = "%Y-%m-%dT%H:%M:%S%.6f"  # how a database's instants are written in canonical form
@@ -22,6 +22,7 @@ _WORDS = {
     "boolean": "one of the two texts for true and false",
     "timestamp": "a timestamp in the declared format",
     "date": "a date in the declared format",
+    "decimal": "a decimal number of the contract's digits with the declared mark",
 }
 
 
@@ -89,12 +90,36 @@ def _parsed(column: Column, form: LegacyFormat, text: pl.Expr) -> pl.Expr:
             return text.str.to_date(form.date_format, strict=False).dt.strftime("%Y-%m-%d")
         case "boolean":
             return pl.when(text == form.true_text).then(1).when(text == form.false_text).then(0).cast(pl.Int64)
-        case "float64":
-            return text.cast(pl.Float64, strict=False)
+        case "float64" | "decimal":
+            number = _number(form, text)
+            return _decimal(column, number) if column.type == "decimal" else number.cast(pl.Float64, strict=False)
         case "int32" | "int64":
             return text.cast(pl.Int64, strict=False)
         case _:
             return text
+
+
+def canonical_decimal(column: Column, value: pl.Expr) -> pl.Expr:
+    """Decimals as the audit writes them; the source's may have fewer digits, or more before the point."""
+    return value.cast(pl.Decimal(MOST_DIGITS, column.scale or 0)).cast(pl.String)
+
+
+def _decimal(column: Column, text: pl.Expr) -> pl.Expr:
+    """Exact to the last digit: zeros behind the contract's digits say nothing, others make it none."""
+    scale = column.scale or 0
+    digits = text.str.replace(rf"^([^.]*[.][0-9]{{{scale}}})0+$", "$1")
+    whole = digits.str.contains(rf"^[+-]?([0-9]+([.][0-9]{{0,{scale}}})?|[.][0-9]{{0,{scale}}}[0-9])$")
+    value = pl.when(whole).then(digits).cast(pl.Decimal(MOST_DIGITS, scale), strict=False)
+    return value.cast(pl.String)
+
+
+def _number(form: LegacyFormat, text: pl.Expr) -> pl.Expr:
+    """Numbers with the declared mark as ones with a point; what has a point already is none."""
+    if form.decimal_mark == ".":
+        return text
+    return pl.when(~text.str.contains(".", literal=True)).then(
+        text.str.replace(form.decimal_mark, ".", literal=True)
+    )
 
 
 def _wall_time(form: LegacyFormat, text: pl.Expr) -> pl.Expr:

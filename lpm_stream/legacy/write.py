@@ -77,6 +77,8 @@ def _written(column: Column, form: LegacyFormat) -> pl.Expr:
             return value.dt.strftime(form.date_format)
         case "boolean":
             return pl.when(value).then(pl.lit(form.true_text)).when(~value).then(pl.lit(form.false_text))
+        case "decimal" | "float64":
+            return value.cast(pl.String).str.replace(".", form.decimal_mark, literal=True)
         case _:
             return value.cast(pl.String)
 

@@ -11,7 +11,7 @@ from lpm_stream.alerts import raised
 from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.store import ControlStore
 from lpm_stream.errors import HubError, SourceError
-from lpm_stream.feed.spec import ColumnType, FeedSpec
+from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Message
 from lpm_stream.publish.pack import Place
 from lpm_stream.publish.version import VersionReport, messages_of
@@ -99,7 +99,7 @@ class Publisher:
         self._warned: tuple[str, ...] = ()
         self._epoch = 0
         self._published: dict[str, int] = {}
-        self._taken: Mapping[str, ColumnType] = {}
+        self._taken: Mapping[str, str] = {}
         self._full: frozenset[str] = frozenset()
         self._seen = ""
         self._at_once: Callable[[], bool] = lambda: False

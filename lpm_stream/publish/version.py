@@ -10,7 +10,7 @@ import polars as pl
 from lpm_stream.control.quarantine import Refused, payload_of, withheld
 from lpm_stream.feed.contract import REASON, check
 from lpm_stream.feed.schema import CHANGE_TYPE
-from lpm_stream.feed.spec import ColumnType, FeedSpec
+from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.codec import CONTENT_TYPES, to_wire
 from lpm_stream.hub.message import Message
 from lpm_stream.publish.pack import Packer, Place
@@ -35,7 +35,7 @@ class VersionReport:
     unknown: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
     held: tuple[str, ...] = ()
-    taken: Mapping[str, ColumnType] = field(default_factory=dict)
+    taken: Mapping[str, str] = field(default_factory=dict)
     companies: tuple[str, ...] = ()
 
 

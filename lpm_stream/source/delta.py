@@ -14,7 +14,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lpm_stream.errors import SourceError
 from lpm_stream.feed.schema import Fit, fit
-from lpm_stream.feed.spec import ColumnType, FeedSpec
+from lpm_stream.feed.spec import FeedSpec
 
 CDF_PROPERTY = "delta.enableChangeDataFeed"
 
@@ -103,7 +103,7 @@ class DeltaSource:
         told = json.dumps(commits[-1] | {"version": None}, sort_keys=True, default=str)
         return f"{version}:{hashlib.sha256(told.encode()).hexdigest()[:32]}"
 
-    def changes(self, version: int, taken: Mapping[str, ColumnType] = MappingProxyType({})) -> Changes:
+    def changes(self, version: int, taken: Mapping[str, str] = MappingProxyType({})) -> Changes:
         """The changes of one commit; rows are read when `batches` is consumed.
 
         Args:

@@ -3,6 +3,8 @@
 import threading
 from contextlib import closing
 from datetime import UTC, date, datetime
+from decimal import Context, Decimal
+from types import NoneType
 from typing import Any
 
 import polars as pl
@@ -10,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lpm_stream.delivery.database import CompanyDatabase
 from lpm_stream.delivery.watermark import Chunks, Watermark
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, POLARS_TYPES, contract_schema
-from lpm_stream.feed.spec import Column, FeedSpec
+from lpm_stream.feed.spec import MOST_DIGITS, Column, FeedSpec
 from lpm_stream_tests.delivery.databases import (
     add_text_column,
     amounts,
@@ -43,7 +46,7 @@ EVERY_KEY = FeedSpec(
     description="A key of every type that can be one",
     source_table="odd",
     company_column="company",
-    primary_key=("a_string", "a_int32", "a_int64", "a_boolean", "a_timestamp", "a_date"),
+    primary_key=("a_string", "a_int32", "a_int64", "a_boolean", "a_timestamp", "a_date", "a_decimal"),
     event_time_column="a_timestamp",
     columns=(
         Column(name="company", type="string", nullable=False, max_length=10, description="company"),
@@ -51,8 +54,18 @@ EVERY_KEY = FeedSpec(
             Column(name=f"a_{name}", type=name, nullable=name == "float64", description="of every type")
             for name in POLARS_TYPES
         ),
+        Column(
+            name="a_decimal", type="decimal", precision=12, scale=3, nullable=False, description="of every type"
+        ),
     ),
 )
+
+
+def decimals(digits: int, scale: int) -> st.SearchStrategy[Decimal]:
+    whole = st.integers(1 - 10**digits, 10**digits - 1)
+    return whole.map(lambda unscaled: Decimal(unscaled).scaleb(-scale, Context(MOST_DIGITS)))
+
+
 KEYS = st.fixed_dictionaries(
     {
         "a_string": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5),
@@ -61,6 +74,7 @@ KEYS = st.fixed_dictionaries(
         "a_boolean": st.booleans(),
         "a_timestamp": st.datetimes(timezones=st.just(UTC)),
         "a_date": st.dates(),
+        "a_decimal": decimals(12, 3),
     }
 )
 
@@ -115,6 +129,104 @@ def test_values_are_kept(place, column, value, kept):
         wanted = value.replace(tzinfo=None)
     assert found[column] == wanted
     assert type(found[column]) is type(wanted)
+
+
+DIGITS = {"price": (10, 2), "exact": (38, 10), "whole": (38, 0), "part": (3, 3)}
+MANY = f"{'9' * 28}.{'9' * 10}"
+DECIMALS = [
+    *(
+        "0",
+        "-0.00",
+        "1",
+        "-1",
+        "0.5",
+        "-0.01",
+        "0.001",
+        "-0.999",
+        "1.50",
+        "100",
+        "327.68",
+        "-32768",
+        "12345678.90",
+    ),
+    *("99999999.99", "-99999999.99", MANY, f"-{MANY}", "9" * 38, f"-{'9' * 38}", None),
+]
+
+
+def with_decimals(**digits: tuple[int, int]) -> FeedSpec:
+    """The example with decimals of these digits, in all and behind the point."""
+    added = (
+        Column(name=name, type="decimal", precision=precision, scale=scale, description="a decimal")
+        for name, (precision, scale) in digits.items()
+    )
+    return SPEC.model_copy(update={"columns": (*SPEC.columns, *added)})
+
+
+def priced(*values: str | None, **digits: tuple[int, int]) -> pl.DataFrame:
+    """A row for each value, which is its key too, and stands in every column that it fits into exactly."""
+    rows = changes("insert", *map(str, values))
+    return rows.with_columns(
+        pl.Series(name, [value if _fits(value, *of) else None for value in values], pl.String).cast(
+            pl.Decimal(*of)
+        )
+        for name, of in digits.items()
+    )
+
+
+def _fits(value: str | None, digits: int, scale: int) -> bool:
+    whole, _, fraction = (value or "").lstrip("-0").partition(".")
+    return len(whole) <= digits - scale and len(fraction.rstrip("0")) <= scale
+
+
+def decimals_of(database: CompanyDatabase, *names: str) -> list[tuple[str | None, ...]]:
+    """The rows' decimals as text, by key."""
+    rows = sorted(query(database, f"SELECT id, {', '.join(names)} FROM orders"))
+    return [tuple(f"{value:f}" if isinstance(value, Decimal) else value for value in row[1:]) for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["insert", "update_postimage"])
+def test_decimals(place, kind):
+    """They are kept to the last digit: in SQLite as text with all digits of their scale, else as what they are.
+
+    The driver hands those of PostgreSQL out as text too.
+    """
+    rows = priced(*DECIMALS, **DIGITS).with_columns(pl.lit(kind).alias(CHANGE_TYPE))
+    assert all(0 < rows[name].null_count() < len(DECIMALS) for name in DIGITS)
+    with closing(place.open(spec=with_decimals(**DIGITS))) as database:
+        merge(database, rows.with_columns(pl.col(*DIGITS) * 0), 1)
+        merge(database, rows, 2)
+        assert decimals_of(database, *DIGITS) == rows.sort("id").select(pl.col(*DIGITS).cast(pl.String)).rows()
+        kinds = {
+            type(value) for row in query(database, f"SELECT {', '.join(DIGITS)} FROM orders") for value in row
+        }
+    assert kinds == {NoneType, Decimal if place.kind == "mssql" else str}
+
+
+def test_a_decimal_that_has_become_wider_is_followed(place):
+    """By the contract, or by the source alone under the policy `evolve`."""
+    with closing(place.open(spec=with_decimals(price=(4, 2)))) as database:
+        merge(database, priced("12.50", price=(4, 2)), 1)
+        merge(database, priced("1234.56", price=(6, 2)), 2)
+        merge(database, priced("-0.05", price=(3, 2)), 3)
+    with closing(place.open(spec=with_decimals(price=(10, 2)))) as database:
+        merge(database, priced("99999999.99", price=(10, 2)), 4)
+        assert decimals_of(database, "price") == [("-0.05",), ("12.50",), ("1234.56",), ("99999999.99",)]
+
+
+def test_a_decimal_that_the_source_gains_comes_with_its_digits(database):
+    merge(database, changes("insert", "0"), 1)
+    merge(database, priced("1.5", extra=(10, 3)), 2)
+    merge(database, priced("999999999.25", extra=(12, 3)), 3)
+    assert decimals_of(database, "extra") == [(None,), ("1.500",), ("999999999.250",)]
+
+
+def test_decimals_of_other_digits_behind_the_point_are_refused(place):
+    with closing(place.open(spec=with_decimals(price=(10, 2)))) as database:
+        merge(database, priced("1.5", price=(10, 2)), 1)
+        said = r"(?i)check constraint failed: .*price|column price is \w+\(10,2\) in table .* but \w+\(10,3\)"
+        with pytest.raises((TargetFaultError, RowFaultError), match=said):
+            merge(database, priced("1.505", price=(10, 3)), 2)
+        assert decimals_of(database, "price") == [("1.50",)]
 
 
 def test_every_column_may_be_null_that_the_contract_lets_be(database):

@@ -26,6 +26,7 @@ from lpm_stream.errors import LpmStreamError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION
 from lpm_stream.mssql import MssqlError
 from lpm_stream_tests.delivery.databases import amounts, changes, merge, query, run, store, watermark
+from lpm_stream_tests.delivery.test_conformance import DECIMALS, DIGITS, decimals_of, priced, with_decimals
 from lpm_stream_tests.example import SPEC
 from lpm_stream_tests.tsql import driver
 
@@ -69,6 +70,14 @@ def test_many_rows_are_copied_in_bulk_and_nothing_of_them_stays(database, copied
     assert copied == ["_lpm_upserts_orders"] * 3 + ["_lpm_deletes_orders"]
     assert query(database, STAGED) == [(0,)]
     assert query(database, "SELECT COUNT(*) FROM _lpm_deletes_orders") == [(0,)]
+
+
+def test_decimals_are_copied_in_bulk_as_they_are(url, copied):
+    with closing(MssqlDatabase(with_decimals(**DIGITS), "A", url)) as database:
+        rows = priced(*DECIMALS, **DIGITS)
+        merge(database, rows, 1)
+        assert decimals_of(database, *DIGITS) == rows.sort("id").select(pl.col(*DIGITS).cast(pl.String)).rows()
+    assert copied == ["_lpm_upserts_orders"]
 
 
 def test_a_bulk_of_which_a_row_is_refused_leaves_nothing(database, copied):
@@ -242,10 +251,10 @@ class Recorded:
         return [(self.number, self.text)] if statement.startswith("BEGIN TRY") else []
 
 
-def _parts(kind: str) -> tuple[str, int | None, int | None]:
+def _parts(kind: str) -> tuple[str, int, int, None, None]:
     name, _, size = kind.rstrip(")").partition("(")
     number = int(size) if size.isdigit() else -1
-    return name, number, number
+    return name, number, number, None, None
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@ import polars as pl
 import pytest
 
 from lpm_stream.errors import SchemaError
-from lpm_stream.feed.schema import POLARS_TYPES, contract_schema, declared_type, fit
+from lpm_stream.feed.schema import POLARS_TYPES, contract_schema, declared_type, fit, type_name, typed
+from lpm_stream.feed.spec import Column
 from lpm_stream_tests.example import SPEC
 
 CONTRACT = contract_schema(SPEC)
+PRICE = Column(name="price", type="decimal", precision=10, scale=2, description="a decimal")
+PRICED = SPEC.model_copy(update={"columns": (*SPEC.columns, PRICE)})
 EVOLVE = SPEC.model_copy(update={"schema_policy": "evolve"})
 
 
@@ -99,12 +102,23 @@ def test_a_column_that_was_taken_in_may_become_wider_and_narrower():
     assert narrower.taken == {"extra": "int64"}
 
 
+def test_a_decimal_that_was_taken_in_keeps_its_digits():
+    taken = fit(EVOLVE, CONTRACT | {"extra": pl.Decimal(10, 3)}).taken
+    assert taken == {"extra": "decimal(10,3)"}
+    assert fit(EVOLVE, CONTRACT | {"extra": pl.Decimal(12, 3)}, taken).taken == {"extra": "decimal(12,3)"}
+    assert fit(EVOLVE, CONTRACT | {"extra": pl.Decimal(8, 2)}, taken).taken == taken
+    with pytest.raises(SchemaError, match=r"column extra is Decimal.*, taken in as decimal\(10,3\)"):
+        fit(EVOLVE, CONTRACT | {"extra": pl.Decimal(12, 4)}, taken)
+
+
 def test_a_column_that_was_taken_in_and_is_declared_now_is_as_declared():
     assert fit(EVOLVE, CONTRACT, {"amount": "string"}).schema == CONTRACT
 
 
 def test_every_declared_type_has_a_word():
     assert {declared_type(dtype) for dtype in POLARS_TYPES.values()} == set(POLARS_TYPES)
+    assert declared_type(pl.Decimal(10, 2)) == "decimal"
+    assert all(typed(type_name(dtype)) == dtype for dtype in (*POLARS_TYPES.values(), pl.Decimal(38, 0)))
     assert declared_type(pl.Binary()) is None
 
 
@@ -113,3 +127,29 @@ def test_a_column_that_became_wider_is_taken_in_or_stops_as_the_policy_says():
     assert fit(EVOLVE, wider).schema == wider
     with pytest.raises(SchemaError, match="column count is Int64, declared int32"):
         fit(SPEC, wider)
+
+
+@pytest.mark.parametrize("found", [(10, 2), (9, 2), (9, 1), (8, 0), (1, 1)])
+@pytest.mark.parametrize("policy", ["freeze", "evolve"])
+def test_a_decimal_of_the_source_with_no_more_digits_on_either_side_fits(policy, found):
+    spec = PRICED.model_copy(update={"schema_policy": policy})
+    assert fit(spec, CONTRACT | {"price": pl.Decimal(*found)}).schema["price"] == pl.Decimal(10, 2)
+
+
+def test_a_decimal_that_gains_digits_before_the_point_is_taken_in_or_stops():
+    source = CONTRACT | {"price": pl.Decimal(12, 2)}
+    assert fit(PRICED.model_copy(update={"schema_policy": "evolve"}), source).schema["price"] == pl.Decimal(12, 2)
+    with pytest.raises(SchemaError, match=r"column price is Decimal\(.*12.*2\), declared decimal\(10,2\)"):
+        fit(PRICED, source)
+
+
+@pytest.mark.parametrize(
+    "found", [pl.Decimal(10, 3), pl.Decimal(12, 3), pl.Decimal(10, 1), pl.Float64(), pl.Int64()]
+)
+@pytest.mark.parametrize("policy", ["freeze", "evolve"])
+def test_what_a_decimal_does_not_hold_exactly_stops(policy, found):
+    spec = PRICED.model_copy(update={"schema_policy": policy})
+    with pytest.raises(SchemaError, match=r"column price is .*, declared decimal\(10,2\)"):
+        fit(spec, CONTRACT | {"price": found})
+    with pytest.raises(SchemaError, match=r"column price \(decimal\(10,2\)\) is missing"):
+        fit(spec, CONTRACT)

@@ -51,6 +51,21 @@ def test_a_spec_survives_being_written_down():
         ({"columns": with_column("amount", max_length=3)}, "max_length is for strings"),
         ({"columns": with_column("note", max_length=0)}, "greater than 0"),
         ({"columns": with_column("note", type="text")}, "Input should be 'string', 'int32'"),
+        ({"columns": with_column("amount", scale=2)}, "column amount: scale is for decimals; remove it or make"),
+        (
+            {"columns": with_column("amount", precision=9, scale=2)},
+            "column amount: precision, scale is for decimals",
+        ),
+        ({"columns": with_column("amount", type="decimal")}, "column amount: a decimal needs precision and scale"),
+        ({"columns": with_column("amount", type="decimal", scale=2)}, "a decimal needs precision and scale"),
+        ({"columns": with_column("amount", type="decimal", precision=9)}, "a decimal needs precision and scale"),
+        (
+            {"columns": with_column("amount", type="decimal", precision=3, scale=4)},
+            "scale 4 is more than precision 3",
+        ),
+        ({"columns": with_column("amount", type="decimal", precision=39, scale=4)}, "less than or equal to 38"),
+        ({"columns": with_column("amount", type="decimal", precision=0, scale=0)}, "greater than or equal to 1"),
+        ({"columns": with_column("amount", type="decimal", precision=9, scale=-1)}, "greater than or equal to 0"),
         ({"columns": with_column("note", description="")}, "at least 1 character"),
         ({"columns": with_column("note", colour="red")}, "Extra inputs"),
         ({"columns": with_column("id", name="Id")}, "should match pattern"),
@@ -92,3 +107,11 @@ def test_the_fingerprint_follows_names_types_and_nullability():
         spec(columns=tuple(reversed(with_column("id")))),
     ]
     assert len({SPEC.fingerprint, *(one.fingerprint for one in changed)}) == 6
+
+
+def test_the_digits_of_a_decimal_are_part_of_the_fingerprint():
+    prints = {
+        spec(columns=with_column("amount", type="decimal", precision=precision, scale=scale)).fingerprint
+        for precision, scale in [(10, 2), (12, 2), (10, 3)]
+    }
+    assert len(prints) == 3

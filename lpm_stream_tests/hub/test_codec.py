@@ -2,6 +2,7 @@ import io
 import json
 import random
 from datetime import UTC, date, datetime, timedelta
+from decimal import Context, Decimal
 from typing import Any
 
 import fastavro
@@ -13,13 +14,26 @@ from isal import isal_zlib
 
 from lpm_stream.errors import HubError
 from lpm_stream.feed.schema import CHANGE_TYPE, INSTANT, POLARS_TYPES, contract_schema
+from lpm_stream.feed.spec import MOST_DIGITS
 from lpm_stream.hub import codec
 from lpm_stream.hub.codec import AVRO, NDJSON, decode, encode, to_wire
 from lpm_stream_tests.example import SPEC, orders
 
 CONTENT_TYPES = [AVRO, NDJSON]
-SCHEMA = {f"a_{name}": dtype for name, dtype in POLARS_TYPES.items()}
+DECIMALS = {
+    f"a_decimal_{digits}_{scale}": (digits, scale) for digits, scale in [(10, 2), (38, 0), (38, 10), (3, 3)]
+}
+SCHEMA: dict[str, pl.DataType] = {f"a_{name}": dtype for name, dtype in POLARS_TYPES.items()} | {
+    name: pl.Decimal(*digits) for name, digits in DECIMALS.items()
+}
 FIRST, LAST = datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001 - Hypothesis adds it
+
+
+def decimals(digits: int, scale: int) -> st.SearchStrategy[Decimal]:
+    whole = st.integers(1 - 10**digits, 10**digits - 1)
+    return whole.map(lambda unscaled: Decimal(unscaled).scaleb(-scale, Context(MOST_DIGITS)))
+
+
 VALUES = {
     "a_string": st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     "a_int32": st.integers(-(2**31), 2**31 - 1),
@@ -28,6 +42,7 @@ VALUES = {
     "a_boolean": st.booleans(),
     "a_timestamp": st.datetimes(FIRST, LAST, timezones=st.just(UTC)),
     "a_date": st.dates(),
+    **{name: decimals(*digits) for name, digits in DECIMALS.items()},
 }
 ROWS = st.lists(st.fixed_dictionaries({name: st.none() | value for name, value in VALUES.items()}), max_size=8)
 NOTHING = dict.fromkeys(SCHEMA)
@@ -37,6 +52,11 @@ EXTREMES = [
     | {"a_string": "\U0010ffff\n\"'\\,\u2028\0", "a_int64": 2**63 - 1, "a_float64": 5e-324, "a_boolean": False},
     NOTHING | {"a_timestamp": FIRST.replace(tzinfo=UTC), "a_float64": 1.7976931348623157e308, "a_date": date.max},
     NOTHING | {"a_timestamp": LAST.replace(tzinfo=UTC), "a_int32": 2**31 - 1, "a_string": "null"},
+    *(
+        NOTHING | {"a_decimal_10_2": Decimal(number) / 100}
+        for number in (0, -1, 127, 128, 32_767, 32_768, -32_768)
+    ),
+    NOTHING | {"a_decimal_38_0": Decimal("9" * 38), "a_decimal_38_10": Decimal(f"-{'9' * 28}.{'9' * 10}")},
     NOTHING | {"a_timestamp": datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC), "a_string": "s" * 3_000},
     NOTHING,
 ]
@@ -101,6 +121,7 @@ def test_another_avro_reader_reads_the_same(rows):
     fields = {field["name"]: field["type"] for field in schema["fields"]}
     assert {"type": "long", "logicalType": "timestamp-micros"} in fields["a_timestamp"]
     assert {"type": "int", "logicalType": "date"} in fields["a_date"]
+    assert fields["a_decimal_10_2"][1] == {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}
 
 
 def test_columns_may_lie_in_memory_in_different_pieces():
@@ -248,3 +269,41 @@ def test_instants_keep_their_type_in_between():
     assert decode([encode(wire, AVRO)], AVRO, {}).schema["ordered_at"] == INSTANT
     early = changes("1").with_columns(ordered_at=pl.lit(datetime(1, 1, 1, tzinfo=UTC) + timedelta(microseconds=1)))
     assert decode([encoded(early, NDJSON)], NDJSON, contract_schema(SPEC))["ordered_at"][0].microsecond == 1
+
+
+def prices(dtype: pl.Decimal, *texts: str) -> pl.DataFrame:
+    return pl.DataFrame({"price": texts}).cast(dtype)
+
+
+def test_a_decimal_is_text_in_ndjson():
+    assert encoded(prices(pl.Decimal(10, 2), "-0.5", "7"), NDJSON) == b'{"price":"-0.50"}\n{"price":"7.00"}\n'
+
+
+@pytest.mark.parametrize("content_type", CONTENT_TYPES)
+def test_a_decimal_of_fewer_digits_becomes_what_the_contract_says(content_type):
+    body = encoded(prices(pl.Decimal(4, 1), "1.5"), content_type)
+    assert decode([body], content_type, {"price": pl.Decimal(10, 2)}).equals(prices(pl.Decimal(10, 2), "1.5"))
+
+
+@pytest.mark.parametrize("content_type", CONTENT_TYPES)
+def test_a_decimal_is_never_rounded(content_type):
+    body = encoded(prices(pl.Decimal(10, 3), "1.505"), content_type)
+    for scale in (0, 2):
+        with pytest.raises(HubError, match=r"values of column price that Decimal.* does not hold exactly"):
+            decode([body], content_type, {"price": pl.Decimal(10, scale)})
+
+
+def test_a_decimal_keeps_its_own_type_where_it_has_become_wider_or_is_not_of_the_contract():
+    sent = prices(pl.Decimal(12, 2), "9999999999.99")
+    for schema in ({"price": pl.Decimal(10, 2)}, {}):
+        assert decode([encoded(sent, AVRO)], AVRO, schema).equals(sent)
+
+
+def test_decimals_of_other_avro_writers_are_read():
+    schema = {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}
+    record = {"type": "record", "name": "change", "fields": [{"name": "price", "type": ["null", schema]}]}
+    values = [Decimal(number) / 100 for number in (0, -1, 127, 128, -128, -129, 32_768, 9_999_999_999)]
+    body = io.BytesIO()
+    fastavro.writer(body, record, [{"price": value} for value in [*values, None]], codec="deflate")
+    found = decode([body.getvalue()], AVRO, {"price": pl.Decimal(10, 2)})
+    assert found["price"].to_list() == [*values, None]

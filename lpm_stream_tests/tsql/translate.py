@@ -28,8 +28,10 @@ CREATE FUNCTION tsql.columnproperty(text, text, text) RETURNS integer LANGUAGE s
 CREATE VIEW tsql.columns AS SELECT table_schema::text, table_name::text, column_name::text, column_default,
     is_nullable::text, datetime_precision::integer, CASE data_type WHEN 'character varying' THEN 'nvarchar'
     WHEN 'text' THEN 'nvarchar' WHEN 'integer' THEN 'int' WHEN 'double precision' THEN 'float' WHEN 'boolean'
-    THEN 'bit' WHEN 'timestamp without time zone' THEN 'datetime2' ELSE data_type END AS data_type,
-    coalesce(character_maximum_length, -1)::integer AS character_maximum_length FROM information_schema.columns;
+    THEN 'bit' WHEN 'numeric' THEN 'decimal' WHEN 'timestamp without time zone' THEN 'datetime2'
+    ELSE data_type END AS data_type,
+    coalesce(character_maximum_length, -1)::integer AS character_maximum_length,
+    numeric_precision::integer, numeric_scale::integer FROM information_schema.columns;
 CREATE COLLATION "Latin1_General_100_BIN2" FROM "C";
 """
 
