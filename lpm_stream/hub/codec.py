@@ -148,7 +148,7 @@ def _big_endian(values: pl.Series) -> pl.Series:
     data = backwards.buffers()[1].to_pybytes()[start * width : (start + len(values)) * width]
     fixed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(data[::-1])])
     whole = pl.Series(values.name, fixed.cast(pa.binary()))
-    return whole.zip_with(values.is_not_null(), whole.new_from_index(0, 0).extend_constant(None, len(values)))
+    return pl.select(pl.when(values.is_not_null()).then(whole).alias(values.name)).to_series()
 
 
 def _inflated(block: bytes, rows: int) -> bytes:

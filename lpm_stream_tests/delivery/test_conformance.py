@@ -220,6 +220,21 @@ def test_a_decimal_that_the_source_gains_comes_with_its_digits(database):
     assert decimals_of(database, "extra") == [(None,), ("1.500",), ("999999999.250",)]
 
 
+def test_a_decimal_that_a_company_may_not_get_any_more_is_dropped(place):
+    spec = with_decimals(price=(10, 2))
+    secret = tuple(
+        one.model_copy(update={"group": "money"} if one.name == "price" else {}) for one in spec.columns
+    )
+    spec = spec.model_copy(update={"columns": secret})
+    with closing(place.open(spec=spec)) as database:
+        merge(database, priced("1.5", price=(10, 2)), 1)
+    with closing(place.open(spec=spec.for_groups(["base"]))) as database:
+        merge(database, priced("2.5", price=(10, 2)), 2)
+        assert amounts(database) == {"1.5": 1, "2.5": 1}
+    with closing(place.open(spec=spec)) as database:
+        assert decimals_of(database, "price") == [(None,), (None,)]
+
+
 def test_decimals_of_other_digits_behind_the_point_are_refused(place):
     with closing(place.open(spec=with_decimals(price=(10, 2)))) as database:
         merge(database, priced("1.5", price=(10, 2)), 1)
@@ -475,6 +490,7 @@ def test_the_order_of_the_keys_columns_does_not_matter(place):
             "a_boolean": True,
             "a_timestamp": LAST,
             "a_date": date.max,
+            "a_decimal": Decimal("-999999999.999"),
         }
         row = {"company": "A"} | key | {"a_float64": 0.5}
         rows = pl.DataFrame([row], schema=contract_schema(EVERY_KEY))
