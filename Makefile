@@ -9,7 +9,7 @@ DG := DAGSTER_DISABLE_TELEMETRY=1 PYTHONWARNINGS=ignore $(BIN)/dg
 # The broker that some tests start: the version is that of lpm_stream_tests/kafka/pom.xml.
 KAFKA := $(HOME)/.cache/lpm_stream/kafka-4.1.0
 
-.PHONY: help install demo test test-all check lint format bench torture torture-short clean
+.PHONY: help install demo test test-all screenshots check lint format bench torture torture-short clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,12 +30,15 @@ demo: install ## Run the main job on this machine, live, with simulated traffic
 test: install ## Run the tests
 	$(BIN)/python -m pytest -n auto
 
-test-all: install $(KAFKA)/.fetched ## Run all tests, also those that need Java and Maven
+test-all: install $(KAFKA)/.fetched ## Run all tests, also those that need Java, Maven and Chromium
 	LPM_TEST_ALL=1 LPM_TEST_KAFKA=$(KAFKA) $(BIN)/python -m pytest -n auto
 
 $(KAFKA)/.fetched: lpm_stream_tests/kafka/pom.xml
 	mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(KAFKA)
 	@touch $@
+
+screenshots: install ## Take the pictures of docs/ui.md anew, which needs Chromium
+	LPM_TEST_ALL=1 LPM_TEST_PICTURES=docs/images $(BIN)/python -m pytest lpm_stream_tests/stories
 
 check: lint test ## Everything that must hold before a change lands: format, lint, types, definitions, tests
 

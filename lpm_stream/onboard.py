@@ -180,9 +180,8 @@ def _join(order: Order, stream: Stream, generation: int) -> str:  # noqa: ARG001
     feed = stream.spec.name
     parking.try_now(stream.store, feed, order.company.id)
     holder = leases.at_work(leases.holders(stream.store), "deliver", feed)
-    return (
-        f"delivered by {holder}" if holder else "nobody delivers now: start Dagster's daemon, or lpm-stream relay"
-    )
+    # Dagster's sensor delivers in ticks with gaps between them: nobody at this moment need not be nobody at all.
+    return f"delivered by {holder or 'the next who delivers: lpm-stream status names nobody at this moment'}"
 
 
 _AGAIN = "Then do the same again: it goes on from there"

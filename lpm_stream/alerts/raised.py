@@ -48,6 +48,11 @@ def read_raised(store: ControlStore, feed: str) -> list[Cause]:
         return [Cause(**row) for row in connection.execute(query).mappings()]
 
 
+def command_after(feed: str, company: str) -> str:
+    """What to type next, whichever check of a company's table has failed."""
+    return f"lpm-stream verify --company {shlex.quote(company)} --feed {feed}"
+
+
 def check_came_out(
     store: ControlStore, feed: str, check: str, company: str, failure: str | None, *, likely: str = ""
 ) -> None:
@@ -72,7 +77,7 @@ def check_came_out(
         since=datetime.now(UTC),
         affected=f"company {company!r}: its table cannot be relied upon",
         likely=likely or "the check's page shows what it found",
-        command=f"lpm-stream verify --company {shlex.quote(company)} --feed {feed}",
+        command=command_after(feed, company),
         page=company_page(feed, company),
     )
     raise_cause(store, feed, cause)

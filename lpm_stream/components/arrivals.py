@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from lpm_stream.components.checks import CheckConfig, check_op
 from lpm_stream.components.cursors import read_cursor
+from lpm_stream.components.tags import COMPANY_TAG
 from lpm_stream.control import reconciliations, registry
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
@@ -18,7 +19,6 @@ from lpm_stream.stream import open_stream
 if TYPE_CHECKING:
     from lpm_stream.legacy.listing import LegacyFile
 
-COMPANY_TAG = "company"
 _MOST_FILES = 500  # in the cursor, which Dagster stores with every tick; the schedule has the others compared
 
 

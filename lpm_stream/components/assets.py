@@ -8,7 +8,9 @@ from lpm_stream.components.actor import acting
 from lpm_stream.components.by_hand import deliver_now, observe_source, publish_now
 from lpm_stream.components.jobs import CompanyConfig, company_op
 from lpm_stream.components.loading import load_now
+from lpm_stream.components.partitions import company_id
 from lpm_stream.components.specs import company_spec, hub_spec, source_spec
+from lpm_stream.components.tags import tag_company
 from lpm_stream.feed.spec import FeedSpec
 
 
@@ -39,6 +41,7 @@ def company_asset(spec: FeedSpec) -> dg.AssetsDefinition:
 
     @dg.multi_asset(specs=[company_spec(spec)], name=company_op(spec))
     def deliver(context: dg.AssetExecutionContext, config: CompanyConfig) -> dg.MaterializeResult[None]:
+        tag_company(context, company_id(context.partition_key))
         if config.load_from == "stream":
             return deliver_now(spec, context.partition_key)
         with acting(context):

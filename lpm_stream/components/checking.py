@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from lpm_stream.alerts.raised import command_after
 from lpm_stream.checks.result import Result
 from lpm_stream.checks.run import run_checks
 from lpm_stream.checks.tell import Teller
 from lpm_stream.components.keys import companies_partitions, company_key, legacy_key
 from lpm_stream.components.partitions import company_of, new_partitions, partition_key
 from lpm_stream.components.repeats import is_news, newest_evaluations
+from lpm_stream.components.specs import RUNBOOK
+from lpm_stream.components.tags import tag_company
 from lpm_stream.control import ledger, registry
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.legacy.report import Reconciliation
@@ -39,6 +42,8 @@ def check_now(
         registered = registry.registered(stream.store, stream.spec.name)
         if context.has_partition_key:
             companies = [company_of(registered, context.partition_key)]
+        if len(companies) == 1:
+            tag_company(context, companies[0])
         _add_partitions(stream, context.instance)
         failed, teller = 0, Teller(stream)
         results = run_checks(
@@ -100,6 +105,9 @@ def evaluation(spec: FeedSpec, result: Result) -> dg.AssetCheckEvaluation:
     metadata = {name: _metadata(value) for name, value in result.values.items()}
     if result.examples:
         metadata["examples"] = dg.MetadataValue.table([dg.TableRecord(dict(one)) for one in result.examples])
+    if not result.passed:
+        metadata["next"] = dg.MetadataValue.text(command_after(spec.name, result.company))
+        metadata["runbook"] = dg.MetadataValue.text(f"{RUNBOOK}, A check is red")
     return dg.AssetCheckEvaluation(
         asset_key=company_key(spec),
         check_name=result.name,

@@ -8,6 +8,8 @@ from pydantic import Field
 from lpm_stream.components.actor import acting
 from lpm_stream.components.keys import companies_partitions, company_key
 from lpm_stream.components.loading import discard_now, replay_now, resync_now
+from lpm_stream.components.partitions import company_id
+from lpm_stream.components.tags import tag_company
 from lpm_stream.feed.spec import FeedSpec
 
 
@@ -57,6 +59,7 @@ def quarantine_jobs(spec: FeedSpec) -> list[dg.JobDefinition]:
 def _replay_job(spec: FeedSpec) -> dg.JobDefinition:
     @dg.op(name=f"replay_{spec.name}_rows")
     def replay(context: dg.OpExecutionContext, config: QuarantineConfig) -> None:
+        tag_company(context, company_id(context.partition_key))
         with acting(context):
             done = replay_now(spec, context.partition_key, config.ids)
         context.log.info(
@@ -80,6 +83,7 @@ def _replay_job(spec: FeedSpec) -> dg.JobDefinition:
 def _discard_job(spec: FeedSpec) -> dg.JobDefinition:
     @dg.op(name=f"discard_{spec.name}_rows")
     def discard(context: dg.OpExecutionContext, config: QuarantineConfig) -> None:
+        tag_company(context, company_id(context.partition_key))
         with acting(context):
             discarded = discard_now(spec, context.partition_key, config.ids)
         context.log.info("%d rows discarded", discarded)

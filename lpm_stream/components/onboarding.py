@@ -10,6 +10,7 @@ from lpm_stream.components.actor import acting
 from lpm_stream.components.cursors import read_cursor
 from lpm_stream.components.partitions import add_partition, company_id, partition_key
 from lpm_stream.components.stopping import until_told_to_stop
+from lpm_stream.components.tags import COMPANY_TAG, tag_company
 from lpm_stream.control import entries
 from lpm_stream.control.company import Company, said
 from lpm_stream.errors import LpmStreamError
@@ -17,7 +18,6 @@ from lpm_stream.feed.spec import BASE_GROUP, FeedSpec
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 
-COMPANY_TAG = "company"
 _JOB, _OP = "onboard_company", "onboard"
 _LOOK_SECONDS = 10
 
@@ -51,6 +51,7 @@ def onboard_job(specs: Sequence[FeedSpec]) -> dg.JobDefinition:
 
     @dg.op(name=_OP, description="Takes a company in, step by step; can be repeated.")
     def run(context: dg.OpExecutionContext, config: OnboardConfig) -> None:
+        tag_company(context, config.company)
         with acting(context):
             onboard_now(specs, context, config)
 
@@ -153,7 +154,7 @@ def onboard_tick(specs: Sequence[FeedSpec], context: dg.SensorEvaluationContext)
 def _request(key: str) -> dg.RunRequest:
     company = company_id(key)
     config = dg.RunConfig(ops={_OP: OnboardConfig(company=company)})
-    return dg.RunRequest(run_config=config, tags={COMPANY_TAG: key})
+    return dg.RunRequest(run_config=config, tags={COMPANY_TAG: company})
 
 
 def _company(config: OnboardConfig) -> Company:

@@ -7,6 +7,8 @@ from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.feed.schema import COMMIT_VERSION
 from lpm_stream.feed.spec import Column, FeedSpec
 
+RUNBOOK = "docs/operations.md"  # what to do when something is wrong
+
 _VERSION = dg.TableColumn(
     COMMIT_VERSION,
     type="int64",

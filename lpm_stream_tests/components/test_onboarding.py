@@ -38,7 +38,8 @@ def tick(stream, instance: dg.DagsterInstance) -> Any:
 
 
 def test_a_job_onboards(stream, instance, run):
-    run(company=COMPANY, name="C & Co")
+    done = run(company=COMPANY, name="C & Co")
+    assert instance.get_run_by_id(done.run_id).tags["company"] == COMPANY
     assert instance.get_dynamic_partitions("customer") == [partition_key(COMPANY)]
     assert entries.read(stream.store, COMPANY).company.name == "C & Co"
     assert_delivered(stream, [COMPANY])
@@ -68,7 +69,7 @@ def test_a_partition_that_somebody_adds_is_onboarded(stream, instance, run, tick
     instance.add_dynamic_partitions("customer", ["A", partition_key(COMPANY)])
     found = tick()
     [request] = found.run_requests
-    assert request.tags["company"] == partition_key(COMPANY)
+    assert request.tags["company"] == COMPANY
     assert not tick(found.cursor).run_requests  # it was asked for
     run(**request.run_config["ops"]["onboard"]["config"])
     assert_delivered(stream, [COMPANY])
