@@ -13,6 +13,12 @@ def company_page(feed: str, company: str) -> str:
     return f"/assets/companies/{quote(feed)}?{query}"
 
 
+def check_page(feed: str, check: str) -> str:
+    """A check of the company tables, with its results by company."""
+    query = urlencode({"view": "checks", "checkDetail": check}, quote_via=quote)
+    return f"/assets/companies/{quote(feed)}_health?{query}"
+
+
 def hub_page(feed: str) -> str:
     """The feed's messages in the hub."""
     return f"/assets/hub/{quote(feed)}_messages"

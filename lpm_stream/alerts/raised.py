@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from lpm_stream.alerts.cause import Cause
-from lpm_stream.alerts.pages import company_page, hub_page
+from lpm_stream.alerts.pages import check_page, hub_page
 from lpm_stream.control.store import ControlStore, upsert
 from lpm_stream.control.tables import raised_causes
 
@@ -78,7 +78,7 @@ def check_came_out(
         affected=f"company {company!r}: its table cannot be relied upon",
         likely=likely or "the check's page shows what it found",
         command=command_after(feed, company),
-        page=company_page(feed, company),
+        page=check_page(feed, check),
     )
     raise_cause(store, feed, cause)
 

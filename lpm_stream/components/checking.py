@@ -12,7 +12,7 @@ from lpm_stream.alerts.raised import command_after
 from lpm_stream.checks.result import Result
 from lpm_stream.checks.run import run_checks
 from lpm_stream.checks.tell import Teller
-from lpm_stream.components.keys import companies_partitions, company_key, legacy_key
+from lpm_stream.components.keys import companies_partitions, health_key, legacy_key
 from lpm_stream.components.partitions import company_of, new_partitions, partition_key
 from lpm_stream.components.repeats import is_news, newest_evaluations
 from lpm_stream.components.specs import RUNBOOK
@@ -63,7 +63,7 @@ def _whats_news(stream: Stream, context: dg.OpExecutionContext) -> Callable[[Res
     if context.run.tags.keys().isdisjoint({"dagster/schedule_name", "dagster/sensor_name"}):
         return lambda _: True
     now = datetime.now(UTC)
-    reported = newest_evaluations(context.instance, company_key(stream.spec))
+    reported = newest_evaluations(context.instance, health_key(stream.spec))
     active = ledger.read(stream.store, stream.spec.name, now - timedelta(hours=1)).keys()
     return lambda result: is_news(result, reported, active, now)
 
@@ -109,7 +109,7 @@ def evaluation(spec: FeedSpec, result: Result) -> dg.AssetCheckEvaluation:
         metadata["next"] = dg.MetadataValue.text(command_after(spec.name, result.company))
         metadata["runbook"] = dg.MetadataValue.text(f"{RUNBOOK}, A check is red")
     return dg.AssetCheckEvaluation(
-        asset_key=company_key(spec),
+        asset_key=health_key(spec),
         check_name=result.name,
         passed=result.passed,
         severity=dg.AssetCheckSeverity[result.severity],

@@ -5,8 +5,8 @@ import warnings
 import dagster as dg
 from pydantic import Field
 
-from lpm_stream.checks.result import ON_FILES, THOROUGH, check_names
-from lpm_stream.components.keys import companies_partitions, company_key, legacy_key, source_key
+from lpm_stream.checks.result import THOROUGH, check_names
+from lpm_stream.components.keys import companies_partitions, health_key, source_key
 from lpm_stream.feed.checks import CheckName
 from lpm_stream.feed.spec import FeedSpec
 
@@ -38,7 +38,7 @@ def check_specs(spec: FeedSpec) -> list[dg.AssetCheckSpec]:
         return [
             dg.AssetCheckSpec(
                 name,
-                asset=company_key(spec),
+                asset=health_key(spec),
                 description=_said(spec, name),
                 additional_deps=_deps(spec, name),
                 partitions_def=companies_partitions(spec),
@@ -48,8 +48,6 @@ def check_specs(spec: FeedSpec) -> list[dg.AssetCheckSpec]:
 
 
 def _deps(spec: FeedSpec, name: CheckName) -> list[dg.AssetKey]:
-    if name in ON_FILES:
-        return [legacy_key(spec)]
     return [source_key(spec)] if name == THOROUGH else []
 
 

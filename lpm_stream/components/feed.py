@@ -10,7 +10,7 @@ from lpm_stream.components.assets import company_asset, hub_asset, source_asset
 from lpm_stream.components.checks import check_job, check_schedules, company_checks
 from lpm_stream.components.jobs import backfill_job, quarantine_jobs, resync_job
 from lpm_stream.components.sensors import alerts_sensor, deliver_sensor, legacy_sensor, publish_sensor
-from lpm_stream.components.specs import legacy_spec
+from lpm_stream.components.specs import health_spec, legacy_spec
 from lpm_stream.components.stopping import notice_signals
 from lpm_stream.feed.load import overridden
 from lpm_stream.feed.spec import FeedSpec
@@ -57,7 +57,7 @@ class Feed(dg.Component):
             legacy.append(legacy_spec(self.spec, self.spec.legacy))
             watchers.append(legacy_sensor(self.spec, check))
         return dg.Definitions(
-            assets=[source, hub, company, *legacy],
+            assets=[source, hub, company, *legacy, health_spec(self.spec)],
             asset_checks=[company_checks(self.spec)],
             sensors=[
                 publish_sensor(self.spec),

@@ -23,6 +23,15 @@ def company_key(spec: FeedSpec) -> dg.AssetKey:
     return dg.AssetKey(["companies", spec.name])
 
 
+def health_key(spec: FeedSpec) -> dg.AssetKey:
+    """What the checks of company tables say.
+
+    An asset of its own: to Dagster a check's result is over as soon as its asset is materialized again, and the
+    stream reports the companies' tables every minute.
+    """
+    return dg.AssetKey(["companies", f"{spec.name}_health"])
+
+
 def legacy_key(spec: FeedSpec) -> dg.AssetKey:
     """The legacy files that companies get."""
     return dg.AssetKey(["legacy", f"{spec.name}_files"])

@@ -2,7 +2,14 @@
 
 import dagster as dg
 
-from lpm_stream.components.keys import companies_partitions, company_key, hub_key, legacy_key, source_key
+from lpm_stream.components.keys import (
+    companies_partitions,
+    company_key,
+    health_key,
+    hub_key,
+    legacy_key,
+    source_key,
+)
 from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.feed.schema import COMMIT_VERSION
 from lpm_stream.feed.spec import Column, FeedSpec
@@ -66,7 +73,8 @@ def company_spec(spec: FeedSpec) -> dg.AssetSpec:
             f"`{spec.source_table}` and nobody else's.\n\n"
             f"Sensor `deliver_{spec.name}` keeps it up to date and reports a company that received changes at "
             f"most every {spec.reporting_window_seconds:g} s. *Materialize* on a partition delivers everything "
-            f"that the hub holds for that company now; job `backfill_{spec.name}` loads it from the table."
+            f"that the hub holds for that company now; job `backfill_{spec.name}` loads it from the table. Its "
+            f"checks are those of `companies/{spec.name}_health`."
         ),
         group_name=spec.name,
         kinds={"sql", "table"},
@@ -78,6 +86,23 @@ def company_spec(spec: FeedSpec) -> dg.AssetSpec:
             **_promises(spec),
             "reporting_window_seconds": spec.reporting_window_seconds,
         },
+    )
+
+
+def health_spec(spec: FeedSpec) -> dg.AssetSpec:
+    """The checks' results, by company."""
+    return dg.AssetSpec(
+        health_key(spec),
+        deps=[company_key(spec), *([legacy_key(spec)] if spec.legacy else [])],
+        description=(
+            f"Whether each company's table `{spec.name}` is complete and in time: its checks, a result for each "
+            f"company. They are kept here, beside `companies/{spec.name}`, so that what they have found stands "
+            f"until they run again. Job `check_{spec.name}` runs them; what to do when one is red: `{RUNBOOK}`."
+        ),
+        group_name=spec.name,
+        kinds={"checks"},
+        owners=spec.owners,
+        partitions_def=companies_partitions(spec),
     )
 
 

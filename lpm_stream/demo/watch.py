@@ -119,7 +119,9 @@ class Watch:
     def look(self) -> Seen:
         """What there is to see now."""
         spec = self._stream.spec
-        checked = self._dagster.checked(["companies", spec.name], check_names(spec), len(self._companies))
+        checked = self._dagster.checked(
+            ["companies", f"{spec.name}_health"], check_names(spec), len(self._companies)
+        )
         checks = [
             CheckResult(one.name, self._companies[one.partition], one.passed, one.severity)
             for one in checked

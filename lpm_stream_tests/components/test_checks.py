@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from lpm_stream.alerts.raised import read_raised
 from lpm_stream.checks.result import check_names
 from lpm_stream.components import Feed
 from lpm_stream.components.checks import cron
-from lpm_stream.components.keys import company_key, legacy_key
+from lpm_stream.components.keys import company_key, health_key, legacy_key
 from lpm_stream.components.partitions import partition_key
 from lpm_stream.control.registry import register
 from lpm_stream.errors import LpmStreamError
@@ -63,7 +64,7 @@ def evaluations(done: dg.ExecuteInProcessResult) -> dict[tuple[str | None, str],
 
 def stored(instance: dg.DagsterInstance, name: str) -> list[tuple[str | None, str]]:
     """Partition and status of a check, the newest first."""
-    key = dg.AssetCheckKey(company_key(SPEC), name)
+    key = dg.AssetCheckKey(health_key(SPEC), name)
     records = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
     return [(one.partition, one.status.value) for one in records]
 
@@ -84,6 +85,7 @@ def test_what_is_wrong_is_told_with_keys(stream, defs, instance):
     one = found[KEY, "complete_against_legacy"]
     assert one.severity == dg.AssetCheckSeverity.ERROR
     assert one.metadata["missing"].value == 1
+    assert one.metadata["next"].value == f"lpm-stream verify --company {shlex.quote(COMPANY)} --feed orders"
     examples: Any = one.metadata["examples"]
     [record] = examples.records
     assert record.data == {
@@ -117,14 +119,26 @@ def test_what_can_be_told_is_told_although_the_files_cannot_be_listed(stream, de
     assert stored(instance, "complete_against_legacy") == []
 
 
+def test_a_result_stands_when_the_stream_has_reported_again(stream, defs, instance):
+    check(defs, instance)
+    report = dg.AssetMaterialization(company_key(SPEC), partition=KEY)
+    instance.report_runless_asset_event(report)
+    key = dg.AssetCheckKey(health_key(SPEC), "fresh")
+    found = instance.event_log_storage.get_asset_check_partition_info([key])
+    assert {one.partition_key for one in found if one.is_current} == {"A", KEY}
+
+
 def test_by_hand_one_partition(stream, defs, instance):
     instance.add_dynamic_partitions("customer", ["A", KEY])
     checks = dg.AssetSelection.checks(
-        *(dg.AssetCheckKey(company_key(SPEC), name) for name in ("fresh", "not_parked"))
+        *(dg.AssetCheckKey(health_key(SPEC), name) for name in ("fresh", "not_parked"))
     )
     by_hand = dg.define_asset_job("by_hand", selection=checks)
     job = dg.Definitions.merge(defs, dg.Definitions(jobs=[by_hand])).resolve_job_def("by_hand")
-    job.execute_in_process(instance=instance, tags={"dagster/partition": KEY})  # as the UI launches it
+    done = job.execute_in_process(instance=instance, tags={"dagster/partition": KEY})  # as the UI launches it
+    run = instance.get_run_by_id(done.run_id)
+    assert run is not None
+    assert run.tags["company"] == COMPANY
     assert stored(instance, "fresh") == [(KEY, "SUCCEEDED")]
     assert stored(instance, "not_parked") == [(KEY, "SUCCEEDED")]
     assert stored(instance, "latency_slo") == []

@@ -40,6 +40,7 @@ from lpm_stream_tests.components.graphql import (
 PROJECT = Path(lpm_stream.__file__).parents[1]
 COMPANIES = ["ACME", 'it\'s "a/b...c"', "Zürich 🚑"]
 SOURCE, HUB, TABLE = ["lakehouse", "tdr_streaming"], ["hub", "tdr_messages"], ["companies", "tdr"]
+HEALTH = ["companies", "tdr_health"]
 PATIENCE = 100  # seconds; far more than any of this takes
 
 
@@ -113,7 +114,7 @@ def test_legacy_files_and_a_check_by_hand(settings, traffic, dagster):
         dagster.require_alive()
         return [
             one
-            for one in ask(dagster.url, CHECKED, path=TABLE, name=name, partition=key)
+            for one in ask(dagster.url, CHECKED, path=HEALTH, name=name, partition=key)
             if one["status"] not in {"IN_PROGRESS", "SKIPPED"}
         ]
 
@@ -127,7 +128,7 @@ def test_legacy_files_and_a_check_by_hand(settings, traffic, dagster):
     assert numbers(files[0])["files_compared"] == 1
 
     tags = [{"key": "dagster/partition", "value": keys[1]}]
-    run_id = ask(dagster.url, CHECK, path=TABLE, name="complete_against_source", tags=tags)["run"]["runId"]
+    run_id = ask(dagster.url, CHECK, path=HEALTH, name="complete_against_source", tags=tags)["run"]["runId"]
     eventually(lambda: ask(dagster.url, RUN, id=run_id)["endTime"])
     assert ask(dagster.url, RUN, id=run_id)["status"] == "SUCCESS"
     [found] = [one for one in told("complete_against_source", keys[1]) if one["runId"] == run_id]

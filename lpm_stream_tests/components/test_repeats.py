@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from lpm_stream.checks.result import Result
-from lpm_stream.components.keys import company_key
+from lpm_stream.components.keys import health_key
 from lpm_stream.components.repeats import Reported, is_news, newest_evaluations
 from lpm_stream.control import registry
 from lpm_stream_tests.example import SPEC
@@ -49,6 +49,6 @@ def test_a_schedule_repeats_nothing_and_a_person_gets_everything(defs, instance,
     assert reports({}) == 2
     registry.register(stream.store, "C")
     assert reports(scheduled) == 1
-    assert {key: one.passed for key, one in newest_evaluations(instance, company_key(SPEC)).items()} == {
+    assert {key: one.passed for key, one in newest_evaluations(instance, health_key(SPEC)).items()} == {
         ("not_parked", company): True for company in "ABC"
     }

@@ -30,16 +30,18 @@ CHECK, WRONG = "complete_against_legacy", "COMPANY-01"
 def test_an_operators_stories(demo: Demo):
     assert browser.CHROMIUM, "needs a browser: apt-get install chromium"
     with browser.opened(demo.url) as ui:
-        look_around(ui)
         add_a_customer(ui, demo)
         backfill_a_company(ui, demo)
         look_into_a_failed_check(ui, demo)
+        look_around(ui)
 
 
 def look_around(ui: Ui) -> None:
     """The asset graph."""
+    ui.page.set_viewport_size({"width": 1600, "height": 640})
     ui.go("/asset-groups")
-    for name in ("tdr_streaming", "tdr_messages", "tdr", "tdr_files"):
+    ui.press("Hide navigation")
+    for name in ("tdr_streaming", "tdr_messages", "tdr", "tdr_files", "tdr_health"):
         ui.sees(re.compile(rf"^{name}$"))
     ui.picture("graph")
 
@@ -90,7 +92,7 @@ def look_into_a_failed_check(ui: Ui, demo: Demo) -> None:
     query = urlencode({"view": "checks", "checkDetail": CHECK})
     history = page.get_by_text("Execution history", exact=True)
     failed = page.get_by_role("row").filter(has_text=WRONG).filter(has_text="Failed")
-    ui.go(f"{TABLE}?{query}")
+    ui.go(f"{TABLE}_health?{query}")
     history.click()
     failed.first.wait_for(timeout=3 * browser.PATIENCE_MS)
     ui.picture("checks")
@@ -102,6 +104,10 @@ def look_into_a_failed_check(ui: Ui, demo: Demo) -> None:
     ui.picture("failed")
     words = shlex.split(command.inner_text())
     assert demo.command(*words[1:]).splitlines()[-1] == "clean"  # so it is the file that is wrong
+    ui.go(f"{TABLE}_health?{query}")
+    page.get_by_text("Partitions", exact=True).filter(visible=True).last.click()
+    ui.sees("Failed (1)")
+    ui.picture("health")
 
 
 def partition(company: str) -> str:
