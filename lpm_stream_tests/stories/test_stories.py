@@ -105,7 +105,8 @@ def look_into_a_failed_check(ui: Ui, demo: Demo) -> None:
     words = shlex.split(command.inner_text())
     assert demo.command(*words[1:]).splitlines()[-1] == "clean"  # so it is the file that is wrong
     ui.go(f"{TABLE}_health?{query}")
-    page.get_by_text("Partitions", exact=True).filter(visible=True).last.click()
+    history.wait_for()
+    page.get_by_role("tab", name="Partitions").last.click()  # the first is the asset's
     ui.sees("Failed (1)")
     ui.picture("health")
 
