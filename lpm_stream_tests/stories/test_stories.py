@@ -79,7 +79,8 @@ def backfill_a_company(ui: Ui, demo: Demo) -> None:
     launch = page.get_by_role("button", name="Launch 1 run")
     launch.wait_for()
     ui.picture("backfill")
-    launch.click()
+    with page.expect_response(lambda answer: "mutation Launch" in (answer.request.post_data or "")):
+        launch.click()
     ui.comes_to_see(partition(NEW), page.get_by_text("loaded_from"))
     ui.picture("backfilled")
     page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
