@@ -95,6 +95,7 @@ def onboard_now(specs: Sequence[FeedSpec], context: dg.OpExecutionContext, confi
                 tell(step, what)
             return
         results = onboard(order)
+    tell("checks", f"{sum(one.passed for one in results)} of {len(results)} passed")
     for name, what in failed(results).items():
         context.log.error("check %s: %s", name, what)
     if bad := failed(results):

@@ -61,7 +61,7 @@ def add_a_customer(ui: Ui, demo: Demo) -> None:
     ui.press("Launch Run")
     page.wait_for_url("**/runs/*")
     ui.sees("RUN_SUCCESS")
-    for step in ("database: ", "registry: ", "partition: ", "history: ", "stream: "):
+    for step in ("database: ", "registry: ", "partition: ", "history: ", "stream: ", "checks: "):
         ui.sees(re.compile(rf"^{step}"))
     ui.picture("onboarded")
     ui.comes_to_see(partition(NEW), page.get_by_text(NEW, exact=True).filter(visible=True))
