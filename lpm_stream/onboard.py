@@ -180,8 +180,9 @@ def _join(order: Order, stream: Stream, generation: int) -> str:  # noqa: ARG001
     feed = stream.spec.name
     parking.try_now(stream.store, feed, order.company.id)
     holder = leases.at_work(leases.holders(stream.store), "deliver", feed)
-    # Dagster's sensor delivers in ticks with gaps between them: nobody at this moment need not be nobody at all.
-    return f"delivered by {holder or 'the next who delivers: lpm-stream status names nobody at this moment'}"
+    if holder is None:  # no sign that something is wrong: Dagster's sensor delivers in ticks, with gaps between
+        return "delivered with the next tick of Dagster's sensor, or by lpm-stream relay once it runs"
+    return f"delivered by {holder}"
 
 
 _AGAIN = "Then do the same again: it goes on from there"
