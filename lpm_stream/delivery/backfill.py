@@ -131,6 +131,7 @@ class _Backfill:
         with self._database.transaction() as transaction:
             mark = transaction.watermark()
             transaction.store(replace(mark, hold=self._lease.fence))
+            transaction.drop_replacement()
         return replace(mark, hold=0)  # also of one that a dead backfill has left
 
     def _release(self) -> None:

@@ -41,7 +41,11 @@ class Transaction(Protocol):
         ...
 
     def create_replacement(self) -> None:
-        """Makes an empty table beside the company's, in place of one that a killed backfill has left."""
+        """Makes an empty table beside the company's, in place of one that a killed backfill has left.
+
+        Raises:
+            EntitlementsChangedError: if the database was opened with newer entitlements meanwhile.
+        """
         ...
 
     def fill_replacement(self, rows: pl.DataFrame) -> None:
@@ -51,6 +55,7 @@ class Transaction(Protocol):
             rows: contract columns and `_commit_version`; no key twice. One of an earlier call is replaced.
 
         Raises:
+            EntitlementsChangedError: if the database was opened with newer entitlements meanwhile.
             RowFaultError: as `merge` does.
             TargetFaultError: likewise.
         """
@@ -67,6 +72,7 @@ class Transaction(Protocol):
         made; else the log names them.
 
         Raises:
+            EntitlementsChangedError: if the database was opened with newer entitlements meanwhile.
             TargetFaultError: if the replacement cannot have one of them.
         """
         ...

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from lpm_stream import mssql
 from lpm_stream.delivery.mssql_bulk import BulkCopy
 from lpm_stream.delivery.mssql_rows import as_json, require_storable
-from lpm_stream.delivery.mssql_schema import fit_to_contract, fit_to_entitlements, fitted
+from lpm_stream.delivery.mssql_schema import fit_to_contract, fit_to_entitlements, fitted, require_entitled
 from lpm_stream.delivery.mssql_tables import MssqlTables
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
@@ -73,7 +73,13 @@ class MssqlDatabase:
     @contextmanager
     def _begun(self) -> Iterator["MssqlTransaction"]:
         transaction = MssqlTransaction(
-            self._spec, self._tables, self._place, self._connection, misfit=self._misfit, bulk=self._bulk
+            self._spec,
+            self._tables,
+            self._place,
+            self._connection,
+            misfit=self._misfit,
+            generation=self._generation,
+            bulk=self._bulk,
         )
         with _faults(self._place):
             try:
@@ -95,34 +101,39 @@ class MssqlDatabase:
                 raise TargetFaultError(f"database {self._place} is being prepared by others; tried again later")
             if not transaction.exists(tables.watermark_name):
                 transaction.run(tables.create_watermarks)
-            owners = transaction.query(tables.select_companies)
-            if others := {owner for (owner,) in owners} - {self._company}:
-                raise TargetFaultError(
-                    f"database {self._place} belongs to company {min(others)!r}, not {self._company!r}: "
-                    f"correct the database of one of the two"
-                )
+            if not transaction.exists(tables.entitlement_name):
+                transaction.run(tables.create_entitlements)
+            self._require_own(transaction)
             known = transaction.query(tables.lock_watermark)
             for stage in (tables.upserts, tables.deletes):
                 if transaction.exists(stage):  # what a crash has left behind
                     transaction.run(tables.empty_stage(stage))
-            if known and not transaction.exists(tables.name):
+            lost = bool(known) and not transaction.exists(tables.name)
+            if not known:  # also where it was lost: then the stream finds that it lacks what came before
+                statements = () if transaction.exists(tables.name) else tables.create
+                for statement in (*statements, tables.insert_watermark):
+                    transaction.run(statement)
+            fit_to_entitlements(self._spec, tables, transaction, self._generation)
+            if lost:
                 self._misfit = (
                     f"database {self._place} has lost its table {self._spec.name}: restore it, or build it anew "
                     f"with lpm-stream backfill COMPANY --replace"
                 )
                 return
-            if not known:  # also where it was lost: then the stream finds that it lacks what came before
-                statements = () if transaction.exists(tables.name) else tables.create
-                for statement in (*statements, tables.insert_watermark):
-                    transaction.run(statement)
-            remembered = transaction.exists(tables.entitlement_name)
-            fit_to_entitlements(self._spec, tables, transaction, self._generation, remembered=remembered)
             problems = fit_to_contract(self._spec, tables, transaction)
             if problems:
                 self._misfit = (
                     f"table {self._spec.name} in {self._place} does not fit the contract: {'; '.join(problems)}; "
                     f"build it anew with lpm-stream backfill COMPANY --replace"
                 )
+
+    def _require_own(self, transaction: "MssqlTransaction") -> None:
+        owners = transaction.query(self._tables.select_companies)
+        if others := {owner for (owner,) in owners} - {self._company}:
+            raise TargetFaultError(
+                f"database {self._place} belongs to company {min(others)!r}, not {self._company!r}: "
+                f"correct the database of one of the two"
+            )
 
 
 class MssqlTransaction:
@@ -140,12 +151,14 @@ class MssqlTransaction:
         connection: Connection,
         *,
         misfit: str | None,
+        generation: int,
         bulk: BulkCopy | None,
     ) -> None:
         self._spec = spec
         self._tables = tables
         self._connection = connection
         self._misfit = misfit
+        self._generation = generation
         self._bulk = bulk
         self._watermark: Watermark | None = None
         self._failed = False
@@ -182,11 +195,13 @@ class MssqlTransaction:
 
     def create_replacement(self) -> None:
         """Makes an empty table beside the company's."""
+        require_entitled(self._tables, self, self._generation)
         for statement in self._tables.create_replacement:
             self.run(statement)
 
     def fill_replacement(self, rows: pl.DataFrame) -> None:
         """Adds rows to it."""
+        require_entitled(self._tables, self, self._generation)
         name = self._tables.replacement_name
         rows, types = fitted(self._spec, rows, self._tables, self, name)
         self._upsert(name, rows, types)
@@ -197,6 +212,7 @@ class MssqlTransaction:
 
     def swap(self) -> None:
         """Puts it into the place of the company's table, for the same readers."""
+        require_entitled(self._tables, self, self._generation)
         grants = [self._tables.grant(*grant) for grant in self.query(self._tables.select_grants)]
         lost = [what for (what,) in self.query(self._tables.select_customers_own)]
         for statement in (*grants, *self._tables.swap):

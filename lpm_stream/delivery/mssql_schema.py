@@ -78,25 +78,34 @@ def fit_to_contract(spec: FeedSpec, tables: MssqlTables, session: Session) -> li
     return problems + key_problems(spec, [name for (name,) in key])
 
 
-def fit_to_entitlements(
-    spec: FeedSpec, tables: MssqlTables, session: Session, generation: int, *, remembered: bool
-) -> None:
-    """Drops columns that the company may not get any more; `remembered`: whether there is a generation.
+def fit_to_entitlements(spec: FeedSpec, tables: MssqlTables, session: Session, generation: int) -> None:
+    """Drops columns that the company may not get any more, and what a backfill has built with others.
 
     Raises:
         EntitlementsChangedError: if the database was opened with newer entitlements.
     """
-    rows = session.query(tables.select_entitlement) if remembered else []
-    stored = rows[0][0] if rows else 0
-    require_newest(generation, stored, session.place)
-    for name in stored_columns(session, spec.name).keys() & set(spec.withheld):
+    stored = require_entitled(tables, session, generation)
+    withheld = set(spec.withheld)
+    for name in stored_columns(session, spec.name).keys() & withheld:
         session.run(tables.drop_column(spec.name, name))
         log.info("%s: column %s dropped from table %s", session.place, name, spec.name)
+    if generation > stored or stored_columns(session, tables.replacement_name).keys() & withheld:
+        session.run(tables.drop_replacement)
     if generation > stored:
-        if not remembered:
-            session.run(tables.create_entitlements)
         for statement in tables.store_entitlement(generation):
             session.run(statement)
+
+
+def require_entitled(tables: MssqlTables, session: Session, generation: int) -> int:
+    """The generation of the entitlements that the database was opened with last.
+
+    Raises:
+        EntitlementsChangedError: if that is a newer one.
+    """
+    rows = session.query(tables.select_entitlement)
+    stored: int = rows[0][0] if rows else 0
+    require_newest(generation, stored, session.place)
+    return stored
 
 
 def fitted(

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from adbc_driver_manager import Error
 
 from lpm_stream import postgresql
-from lpm_stream.delivery.postgresql_schema import fit_to_contract, fit_to_entitlements, fitted
+from lpm_stream.delivery.postgresql_schema import fit_to_contract, fit_to_entitlements, fitted, require_entitled
 from lpm_stream.delivery.postgresql_tables import DELETES, UPSERTS, PostgresqlTables, stored_type
 from lpm_stream.delivery.table_faults import cannot_keep
 from lpm_stream.delivery.watermark import Watermark, pending_from_json
@@ -75,7 +75,13 @@ class PostgresqlDatabase:
     def _begun(self) -> Iterator["PostgresqlTransaction"]:
         with _faults(self._place), self._connection.cursor() as cursor:
             transaction = PostgresqlTransaction(
-                self._spec, self._tables, self._place, cursor, misfit=self._misfit, stages=self._stages
+                self._spec,
+                self._tables,
+                self._place,
+                cursor,
+                misfit=self._misfit,
+                generation=self._generation,
+                stages=self._stages,
             )
             cursor.execute("BEGIN")
             try:
@@ -98,6 +104,8 @@ class PostgresqlDatabase:
                 raise TargetFaultError(f"database {self._place} is encoded in {encoding}: create it in UTF8")
             if not transaction.exists(tables.watermark_name):
                 transaction.run(tables.create_watermarks)
+            if not transaction.exists(tables.entitlement_name):
+                transaction.run(tables.create_entitlements)
             owners = transaction.query(tables.select_companies)
             if others := {owner for (owner,) in owners} - {self._company}:
                 raise TargetFaultError(
@@ -105,18 +113,18 @@ class PostgresqlDatabase:
                     f"correct the database of one of the two"
                 )
             known = transaction.query(tables.lock_watermark)
-            if known and not transaction.exists(tables.name):
+            lost = bool(known) and not transaction.exists(tables.name)
+            if not known:  # also where it was lost: then the stream finds that it lacks what came before
+                statements = () if transaction.exists(tables.name) else tables.create
+                for statement in (*statements, tables.insert_watermark):
+                    transaction.run(statement)
+            fit_to_entitlements(self._spec, tables, transaction, self._generation)
+            if lost:
                 self._misfit = (
                     f"database {self._place} has lost its table {self._spec.name}: restore it, or build it anew "
                     f"with lpm-stream backfill COMPANY --replace"
                 )
                 return
-            if not known:  # also where it was lost: then the stream finds that it lacks what came before
-                statements = () if transaction.exists(tables.name) else tables.create
-                for statement in (*statements, tables.insert_watermark):
-                    transaction.run(statement)
-            remembered = transaction.exists(tables.entitlement_name)
-            fit_to_entitlements(self._spec, transaction, self._generation, remembered=remembered)
             problems = fit_to_contract(self._spec, transaction)
             if problems:
                 self._misfit = (
@@ -141,12 +149,14 @@ class PostgresqlTransaction:
         cursor: Any,
         *,
         misfit: str | None,
+        generation: int,
         stages: _Stages,
     ) -> None:
         self._spec = spec
         self._tables = tables
         self._cursor = cursor
         self._misfit = misfit
+        self._generation = generation
         self._watermark: Watermark | None = None
         self._filled: set[str] = set()
         self.place = place
@@ -182,11 +192,13 @@ class PostgresqlTransaction:
 
     def create_replacement(self) -> None:
         """Makes an empty table beside the company's."""
+        require_entitled(self._tables, self, self._generation)
         for statement in self._tables.create_replacement:
             self.run(statement)
 
     def fill_replacement(self, rows: pl.DataFrame) -> None:
         """Adds rows to it."""
+        require_entitled(self._tables, self, self._generation)
         name = self._tables.replacement_name
         rows = fitted(self._spec, rows, self, name)
         self._land(UPSERTS, rows, self._tables.upsert(name, rows.columns))
@@ -197,6 +209,7 @@ class PostgresqlTransaction:
 
     def swap(self) -> None:
         """Puts it into the place of the company's table."""
+        require_entitled(self._tables, self, self._generation)
         customers_own = self.query(self._tables.select_customers_own)
         for statement in self._tables.swap:
             self.run(statement)

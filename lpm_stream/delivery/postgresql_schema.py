@@ -76,23 +76,33 @@ def fit_to_contract(spec: FeedSpec, session: Session) -> list[str]:
     return problems + key_problems(spec, [name for (name,) in key])
 
 
-def fit_to_entitlements(spec: FeedSpec, session: Session, generation: int, *, remembered: bool) -> None:
-    """Drops columns that the company may not get any more; `remembered`: whether there is a generation.
+def fit_to_entitlements(spec: FeedSpec, tables: PostgresqlTables, session: Session, generation: int) -> None:
+    """Drops columns that the company may not get any more, and what a backfill has built with others.
 
     Raises:
         EntitlementsChangedError: if the database was opened with newer entitlements.
     """
-    tables = PostgresqlTables(spec, "")
-    rows = session.query(tables.select_entitlement) if remembered else []
-    stored = rows[0][0] if rows else 0
-    require_newest(generation, stored, session.place)
-    for name in _columns(session, spec.name).keys() & set(spec.withheld):
-        session.run(PostgresqlTables.drop_column(spec.name, name))
+    stored = require_entitled(tables, session, generation)
+    withheld = set(spec.withheld)
+    for name in _columns(session, spec.name).keys() & withheld:
+        session.run(tables.drop_column(spec.name, name))
         log.info("%s: column %s dropped from table %s", session.place, name, spec.name)
+    if generation > stored or _columns(session, tables.replacement_name).keys() & withheld:
+        session.run(tables.drop_replacement)
     if generation > stored:
-        if not remembered:
-            session.run(tables.create_entitlements)
         session.run(tables.store_entitlement(generation))
+
+
+def require_entitled(tables: PostgresqlTables, session: Session, generation: int) -> int:
+    """The generation of the entitlements that the database was opened with last.
+
+    Raises:
+        EntitlementsChangedError: if that is a newer one.
+    """
+    rows = session.query(tables.select_entitlement)
+    stored: int = rows[0][0] if rows else 0
+    require_newest(generation, stored, session.place)
+    return stored
 
 
 def fitted(spec: FeedSpec, rows: pl.DataFrame, session: Session, table: str) -> pl.DataFrame:

@@ -263,7 +263,7 @@ class PostgresqlTables:
     def drop_all(self) -> list[str]:
         """Removes the company's rows, and what was known of them."""
         return [
-            f"DROP TABLE IF EXISTS {quoted(self.replacement_name)}",
+            self.drop_replacement,
             f"DROP TABLE IF EXISTS {quoted(self.name)}",
             f"DELETE FROM {self.watermark_name} WHERE feed = {literal(self._spec.name)}",
         ]

@@ -62,7 +62,9 @@ class SqliteDatabase:
                 raise TargetFaultError(f"database {self._path} was replaced while it was open")
             cursor.execute("BEGIN IMMEDIATE")
             try:
-                yield SqliteTransaction(self._spec, self._tables, self._path, cursor, self._misfit)
+                yield SqliteTransaction(
+                    self._spec, self._tables, self._path, cursor, self._misfit, self._generation
+                )
                 cursor.execute("COMMIT")
             except BaseException:
                 with suppress(Error):  # SQLite has rolled back by itself after some errors, a full disk among them
@@ -80,6 +82,8 @@ class SqliteDatabase:
             names = {name for (name,) in tables}
             if self._tables.watermark_name not in names:
                 transaction.run(self._tables.create_watermarks)
+            if self._tables.entitlement_name not in names:
+                transaction.run(self._tables.create_entitlements)
             owners = transaction.query(self._tables.select_companies)
             if others := {owner for (owner,) in owners} - {self._company}:
                 raise TargetFaultError(
@@ -87,29 +91,38 @@ class SqliteDatabase:
                     f"correct the database of one of the two"
                 )
             known = transaction.query(self._tables.select_watermark)
+            if not known:  # also where it was lost: then the stream finds that it lacks what came before
+                statements = () if self._spec.name in names else self._tables.create
+                for statement in (*statements, self._tables.insert_watermark):
+                    transaction.run(statement)
+            transaction.fit_to_entitlements()
             if known and self._spec.name not in names:
                 self._misfit = (
                     f"database {self._path} has lost its table {self._spec.name}: restore it, or build it anew "
                     f"with lpm-stream backfill COMPANY --replace"
                 )
                 return
-            if not known:  # also where it was lost: then the stream finds that it lacks what came before
-                statements = () if self._spec.name in names else self._tables.create
-                for statement in (*statements, self._tables.insert_watermark):
-                    transaction.run(statement)
-            transaction.fit_to_entitlements(self._generation, remembered=self._tables.entitlement_name in names)
             self._misfit = transaction.fit_to_contract()
 
 
 class SqliteTransaction:
     """One transaction of a company's SQLite file."""
 
-    def __init__(self, spec: FeedSpec, tables: SqliteTables, path: str, cursor: Any, misfit: str | None) -> None:
+    def __init__(  # noqa: PLR0917 - what it shares with the database
+        self,
+        spec: FeedSpec,
+        tables: SqliteTables,
+        path: str,
+        cursor: Any,
+        misfit: str | None,
+        generation: int,
+    ) -> None:
         self._spec = spec
         self._tables = tables
         self._path = path
         self._cursor = cursor
         self._misfit = misfit
+        self._generation = generation
 
     def watermark(self) -> Watermark:
         """What the database has applied."""
@@ -136,11 +149,13 @@ class SqliteTransaction:
 
     def create_replacement(self) -> None:
         """Makes an empty table beside the company's."""
+        self._require_newest()
         for statement in self._tables.create_replacement:
             self.run(statement)
 
     def fill_replacement(self, rows: pl.DataFrame) -> None:
         """Adds rows to it."""
+        self._require_newest()
         rows = self._take_in_new_columns(rows, replacement=True)
         self._run_for_each(self._tables.upsert(rows.columns, replacement=True), rows)
 
@@ -150,6 +165,7 @@ class SqliteTransaction:
 
     def swap(self) -> None:
         """Puts it into the place of the company's table."""
+        self._require_newest()
         customers_own = self.query(self._tables.select_customers_own)
         for statement in self._tables.swap:
             self.run(statement)
@@ -179,19 +195,27 @@ class SqliteTransaction:
         for statement in self._tables.drop_all:
             self.run(statement)
 
-    def fit_to_entitlements(self, generation: int, *, remembered: bool) -> None:
-        """Drops columns that the company may not get any more; `remembered`: whether there is a generation."""
-        rows = self.query(self._tables.select_entitlement) if remembered else []
-        stored = rows[0][0] if rows else 0
-        require_newest(generation, stored, self._path)
-        names = {name for name, _, _ in self.query(self._tables.select_columns())}
-        for name in names.intersection(self._spec.withheld):
+    def fit_to_entitlements(self) -> None:
+        """Drops columns that the company may not get any more, and what a backfill has built with others."""
+        stored = self._require_newest()
+        withheld = set(self._spec.withheld)
+        for name in self._names() & withheld:
             self.run(self._tables.drop_column(name))
             log.info("%s: column %s dropped from table %s", self._path, name, self._spec.name)
-        if generation > stored:
-            if not remembered:
-                self.run(self._tables.create_entitlements)
-            self.run(self._tables.store_entitlement(generation))
+        if self._generation > stored or self._names(replacement=True) & withheld:
+            self.drop_replacement()
+        if self._generation > stored:
+            self.run(self._tables.store_entitlement(self._generation))
+
+    def _require_newest(self) -> int:
+        """The generation of entitlements that the database has; raises if this one is older."""
+        rows = self.query(self._tables.select_entitlement)
+        stored: int = rows[0][0] if rows else 0
+        require_newest(self._generation, stored, self._path)
+        return stored
+
+    def _names(self, *, replacement: bool = False) -> set[str]:
+        return {name for name, _, _ in self.query(self._tables.select_columns(replacement=replacement))}
 
     def fit_to_contract(self) -> str | None:
         """Adds columns that the contract has gained; returns what else keeps the table from holding its rows."""

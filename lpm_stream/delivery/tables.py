@@ -179,7 +179,7 @@ class SqliteTables:
     def drop_all(self) -> list[str]:
         """Removes the company's rows, and what was known of them."""
         return [
-            f"DROP TABLE IF EXISTS {self._replacement}",
+            self.drop_replacement,
             f"DROP TABLE IF EXISTS {self._table}",
             f"DELETE FROM {self.watermark_name} WHERE feed = {literal(self._spec.name)}",
         ]

@@ -146,6 +146,7 @@ class Worker:
                 log.warning("company %r: the backfill that held it has died; the stream goes on", company)
                 mark = replace(mark, hold=0)
                 transaction.store(replace(mark, fence=self._fence))
+                transaction.drop_replacement()  # what it has built is taken up by nobody
         return mark
 
     def _read(self, state: Parked, after: int) -> tuple[list[Received], int]:

@@ -1,9 +1,11 @@
 """What a company may not get: kept out of its table, dropped from it, and granted later."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
+import polars as pl
 import pytest
 
 from lpm_stream.change_company import change, drop_data, finish
@@ -11,9 +13,9 @@ from lpm_stream.checks.run import run_checks
 from lpm_stream.control import entries, registry
 from lpm_stream.control.registry_file import Change
 from lpm_stream.delivery.backfill import backfill
-from lpm_stream.delivery.database import CompanyDatabase, open_database
+from lpm_stream.delivery.database import CompanyDatabase, Transaction, open_database
 from lpm_stream.delivery.entitled import EntitlementsChangedError
-from lpm_stream.errors import LpmStreamError
+from lpm_stream.errors import LpmStreamError, TargetFaultError
 from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.stream import Stream, open_stream
@@ -100,6 +102,46 @@ def test_a_backfill_brings_nothing_that_is_withheld(grouped, rebuild):
     assert notes(grouped, "A") == {"1": "no column"}
 
 
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_revocation_during_a_backfill_is_not_undone_by_it(grouped, rebuild):
+    revoked: list[str] = []
+
+    def go_on() -> bool:
+        revoked.extend([] if revoked else grant(grouped, "B", "base"))
+        return True
+
+    with pytest.raises(EntitlementsChangedError):
+        backfill(grouped, "B", rebuild=rebuild, go_on=go_on, tell=lambda _rows, _total: None)
+    assert notes(grouped, "B") == {"2": "no column"}
+    assert "_lpm_new_orders" not in tables_of(grouped, "B")
+
+
+@pytest.mark.parametrize("mended_by", ["deliverer", "backfill"])
+def test_nothing_stays_of_a_rebuild_that_was_killed(grouped, mended_by, monkeypatch):
+    with monkeypatch.context() as killed:
+        for step in ("_finish", "_release"):
+            killed.setattr(f"lpm_stream.delivery.backfill._Backfill.{step}", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            backfill(grouped, "B", rebuild=True, go_on=lambda: True, tell=lambda _rows, _total: None)
+    assert "_lpm_new_orders" in tables_of(grouped, "B")
+    append(grouped.table, orders(["3"], "B"))
+    publish(grouped)
+    if mended_by == "backfill":
+        backfill(grouped, "B", rebuild=False, go_on=lambda: True, tell=lambda _rows, _total: None)
+    deliver(grouped)
+    assert tables_of(grouped, "B") == {"orders", "_lpm_watermark", "_lpm_entitlement"}
+    assert notes(grouped, "B") == {"2": "note of 2", "3": "note of 3"}
+
+
+def _killed(*_args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def tables_of(stream: Stream, company: str) -> set[str]:
+    with closing(sqlite3.connect(stream.settings.home / "companies" / f"{company}.db")) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+
+
 def test_who_saw_something_else_cannot_change_it(grouped):
     before = entries.read(grouped.store, "A").company
     grant(grouped, "A", "base", "notes")
@@ -181,6 +223,56 @@ def test_a_replacement_has_no_withheld_column(place):
             transaction.swap()
         assert not has_note(database)
         assert query(database, "SELECT id FROM orders") == [("1",)]
+
+
+_NEXT: dict[str, Callable[[Transaction, pl.DataFrame], None]] = {
+    "nothing": lambda transaction, _rows: transaction.create_replacement(),
+    "created": lambda transaction, rows: transaction.fill_replacement(rows),
+    "filled": lambda transaction, _rows: transaction.swap(),
+}
+
+
+@pytest.mark.parametrize("reached", _NEXT)
+def test_a_replacement_is_not_gone_on_with_once_the_entitlements_have_changed(place, reached):
+    rows = changes("insert", "1").drop("_change_type").with_columns(_commit_version=1)
+    with opened(place, 1, "all") as older:
+        with older.transaction() as transaction:
+            if reached != "nothing":
+                transaction.create_replacement()
+            if reached == "filled":
+                transaction.fill_replacement(rows)
+        with opened(place, 2, "base") as newer:
+            with pytest.raises(EntitlementsChangedError), older.transaction() as transaction:
+                _NEXT[reached](transaction, rows)
+            assert not has_note(newer)
+
+
+def test_what_a_killed_rebuild_has_left_goes_with_the_entitlement(place):
+    with opened(place, 1, "all") as database, database.transaction() as transaction:
+        transaction.create_replacement()
+    with opened(place, 2, "base") as database, pytest.raises(TargetFaultError):
+        query(database, "SELECT count(*) FROM _lpm_new_orders")
+
+
+def test_a_rebuild_goes_on_while_the_database_is_opened_with_the_same_entitlements(place):
+    with opened(place, 1, "base") as database:
+        with database.transaction() as transaction:
+            transaction.create_replacement()
+        with opened(place, 1, "base"):
+            pass
+        assert query(database, "SELECT count(*) FROM _lpm_new_orders") == [(0,)]
+        with database.transaction() as transaction:
+            transaction.drop_replacement()
+            transaction.drop_replacement()
+        with pytest.raises(TargetFaultError):
+            query(database, "SELECT count(*) FROM _lpm_new_orders")
+
+
+def test_an_older_view_cannot_open_what_has_lost_its_table(place):
+    with opened(place, 2, "base") as database:
+        run(database, "DROP TABLE orders")
+    with pytest.raises(EntitlementsChangedError), opened(place, 1, "all"):
+        pass
 
 
 def test_what_is_dropped_is_gone_and_can_come_again(place):
