@@ -71,6 +71,15 @@ def registered(store: ControlStore, feed: str | None = None) -> list[str]:
     return sorted(row.company for row in rows if _receives(row, feed))
 
 
+def entitlements(store: ControlStore, feed: str) -> dict[str, Entitlement]:
+    """What each company that receives a feed may get of it, by id."""
+    columns = (companies.c.company, companies.c.feeds, companies.c.groups, companies.c.generation)
+    with store.read() as connection:
+        rows = connection.execute(sa.select(*columns).where(_SERVED)).all()
+    groups = {text: tuple(json.loads(text)) for text in {row.groups for row in rows}}
+    return {row.company: Entitlement(groups[row.groups], row.generation) for row in rows if _receives(row, feed)}
+
+
 def served(store: ControlStore, settings: Settings, feed: str | None = None) -> dict[str, Served]:
     """The companies that are served, of those that receive a feed if one is given, by id."""
     columns = ("company", "database_url", "feeds", "groups", "generation", "state")

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from lpm_stream.control import audit, backfills, leases, parking, progress, quarantine
 from lpm_stream.control.backfills import Backfill
+from lpm_stream.control.registry import Served
 from lpm_stream.delivery.apply import refusal
 from lpm_stream.delivery.bisect import refused_rows
 from lpm_stream.delivery.database import CompanyDatabase, Transaction
@@ -73,8 +74,7 @@ def backfill(
     with _lease(stream, company) as lease:
         served = stream.served(company)
         with closing(stream.open_database(served)) as database:
-            work = _Backfill(stream, company, lease, database, go_on, tell)
-            return work.run(rebuild, served.entitlement.generation)
+            return _Backfill(stream, served, lease, database, go_on, tell).run(rebuild)
 
 
 class _Backfill:
@@ -83,14 +83,16 @@ class _Backfill:
     def __init__(  # noqa: PLR0917 - what the functions below share
         self,
         stream: Stream,
-        company: str,
+        served: Served,
         lease: leases.Lease,
         database: CompanyDatabase,
         go_on: Callable[[], bool],
         tell: Progress,
     ) -> None:
         self._stream = stream
-        self._company = company
+        self._company = served.company
+        self._contract = served.entitlement.contract(stream.spec)
+        self._generation = served.entitlement.generation
         self._lease = lease
         self._database = database
         self._go_on = go_on
@@ -99,10 +101,8 @@ class _Backfill:
         self._rebuild = False
         self._refused = 0
         self._found_wrong: set[str] = set()
-        self._generation = 0
 
-    def run(self, rebuild: bool, generation: int) -> Backfilled:
-        self._generation = generation
+    def run(self, rebuild: bool) -> Backfilled:
         before = self._hold()
         state = None
         try:
@@ -232,8 +232,8 @@ class _Backfill:
         return written
 
     def _checked(self, snapshot: Snapshot, rows: pl.DataFrame) -> pl.DataFrame:
-        """The rows that fit the contract; the others go to quarantine."""
-        spec = self._stream.spec
+        """The rows that fit the company's contract; the others go to quarantine."""
+        spec = self._contract
         checked = check(spec, snapshot.fit, rows.with_columns(pl.lit(_INSERT).alias(CHANGE_TYPE)))
         self._set_aside(
             [

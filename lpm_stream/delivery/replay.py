@@ -6,6 +6,7 @@ watermark as the stream. So it can be repeated, and a row that was corrected, mo
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,6 +15,7 @@ import polars as pl
 
 from lpm_stream.control import audit, leases, quarantine
 from lpm_stream.control.quarantine import Entry
+from lpm_stream.control.registry import Served
 from lpm_stream.delivery.apply import HeldError
 from lpm_stream.delivery.bisect import refused_rows
 from lpm_stream.delivery.database import CompanyDatabase, Transaction
@@ -63,8 +65,9 @@ def replay(stream: Stream, company: str, ids: Sequence[str] | None = None) -> Re
     keyed = [key for key in keys.values() if key is not None]
     if not keyed:
         return Replayed(company, 0, 0, len(chosen))
-    with stream.company_database(company) as database:
-        now = _replay(stream, company, database, _frame(stream.spec, keyed))
+    served = stream.served(company)
+    with closing(stream.open_database(served)) as database:
+        now = _replay(stream, served, database, _frame(stream.spec, keyed))
     return _settle(stream, company, chosen, keys, now)
 
 
@@ -76,7 +79,8 @@ class _Now:
     refused: dict[tuple[object, ...], str]
 
 
-def _replay(stream: Stream, company: str, database: CompanyDatabase, keys: pl.DataFrame) -> _Now:
+def _replay(stream: Stream, served: Served, database: CompanyDatabase, keys: pl.DataFrame) -> _Now:
+    company = served.company
     delivered = -1
     for _ in range(_TRIES):
         snapshot = Snapshot(stream.spec, stream.table)
@@ -91,7 +95,7 @@ def _replay(stream: Stream, company: str, database: CompanyDatabase, keys: pl.Da
         found = pl.concat(held) if held else pl.DataFrame(schema=snapshot.fit.schema)
         gone = keys.join(found.select(keys.columns).cast(keys.schema), on=keys.columns, how="anti")
         deletes = gone.with_columns(pl.lit(company).alias(stream.spec.company_column))
-        now = _write(stream, company, database, snapshot, found, deletes)
+        now = _write(stream, served, database, snapshot, found, deletes)
         if isinstance(now, _Now):
             return now
         delivered = now
@@ -105,7 +109,7 @@ def _among(rows: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
 
 def _write(  # noqa: PLR0917 - what one transaction needs
     stream: Stream,
-    company: str,
+    served: Served,
     database: CompanyDatabase,
     snapshot: Snapshot,
     found: pl.DataFrame,
@@ -117,7 +121,8 @@ def _write(  # noqa: PLR0917 - what one transaction needs
         What has become of them; or, if the stream is past that version, the one that it is at.
     """
     spec = stream.spec
-    checked = check(spec, snapshot.fit, found.with_columns(pl.lit("insert").alias(CHANGE_TYPE)))
+    contract = served.entitlement.contract(spec)
+    checked = check(contract, snapshot.fit, found.with_columns(pl.lit("insert").alias(CHANGE_TYPE)))
     refused = dict(zip(_keys(spec, checked.bad), checked.bad[REASON], strict=True))
     refused |= dict(zip(_keys(spec, checked.stripped), checked.stripped[REASON], strict=True))
     rows = checked.good.unique(spec.primary_key, keep="last")
@@ -128,7 +133,7 @@ def _write(  # noqa: PLR0917 - what one transaction needs
         try:
             with database.transaction() as transaction:
                 mark = transaction.watermark()
-                name = leases.lease_name("backfill", spec.name, company)
+                name = leases.lease_name("backfill", spec.name, served.company)
                 if mark.hold and leases.is_held(stream.store, name, mark.hold):
                     raise HeldError(mark.hold)
                 if mark.version > snapshot.version:

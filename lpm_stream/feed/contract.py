@@ -45,12 +45,14 @@ def check(spec: FeedSpec, fit: Fit, rows: pl.DataFrame) -> Checked:
     A date outside of the years 1 to 9999 breaks it.
 
     Args:
-        spec: the feed.
+        spec: the feed; columns that it withholds are left out, whatever is in them.
         fit: how the table's schema fits the contract.
         rows: a batch in the source's types with `_change_type`; further columns are kept as they are.
     """
-    typed = rows.with_columns(_typed(name, rows.schema[name], dtype) for name, dtype in fit.schema.items())
-    breaches = list(_breaches(spec, fit))
+    schema = {name: dtype for name, dtype in fit.schema.items() if name not in spec.withheld}
+    rows = rows.drop(spec.withheld, strict=False)
+    typed = rows.with_columns(_typed(name, rows.schema[name], dtype) for name, dtype in schema.items())
+    breaches = list(_breaches(spec, schema))
     if not typed.select(pl.any_horizontal(breach.found.any() for breach in breaches)).item():
         none = typed.clear().with_columns(pl.lit(None, pl.String).alias(REASON))
         return Checked(typed, none, none)
@@ -60,12 +62,12 @@ def check(spec: FeedSpec, fit: Fit, rows: pl.DataFrame) -> Checked:
     )
     # Python could not hold a date outside of its years, not even to quarantine it.
     held = marked.with_columns(
-        pl.when(_within(name, dtype)).then(pl.col(name)) for name, dtype in fit.schema.items() if dtype in _SPANS
+        pl.when(_within(name, dtype)).then(pl.col(name)) for name, dtype in schema.items() if dtype in _SPANS
     )
     bad = held.filter(pl.col(REASON).is_not_null()).drop(_STRIPPED)
     fine = held.filter(pl.col(REASON).is_null()).drop(REASON)
     stripped = fine.filter(pl.col(_STRIPPED).is_not_null()).rename({_STRIPPED: REASON})
-    good = fine.drop(_STRIPPED).with_columns(_spared(name, breaches) for name in fit.schema)
+    good = fine.drop(_STRIPPED).with_columns(_spared(name, breaches) for name in schema)
     return Checked(good, bad, stripped)
 
 
@@ -102,16 +104,16 @@ def _typed(name: str, found: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     return value.fill_nan(None) if wanted == pl.Float64() else value
 
 
-def _breaches(spec: FeedSpec, fit: Fit) -> Iterable[_Breach]:
+def _breaches(spec: FeedSpec, schema: Mapping[str, pl.DataType]) -> Iterable[_Breach]:
     company = spec.company_column
     empty = f"{company} is empty: the row belongs to nobody"
     yield _Breach(company, pl.col(company) == "", empty, concerns_deletes=True)
     declared = {column.name: column for column in spec.columns}
     identity = {*spec.primary_key, company}
-    for name in sorted(fit.schema, key=lambda name: name not in identity):
+    for name in sorted(schema, key=lambda name: name not in identity):
         column = declared.get(name)
         spares_row = column is not None and column.on_breach == "value"
-        for found, problem in _conditions(name, fit.schema[name], column, spec.wire_format):
+        for found, problem in _conditions(name, schema[name], column, spec.wire_format):
             yield _Breach(name, found, f"{name} {problem}", name in identity, spares_row)
 
 

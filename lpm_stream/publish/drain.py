@@ -11,6 +11,7 @@ from lpm_stream.alerts import raised
 from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.store import ControlStore
 from lpm_stream.errors import HubError, SourceError
+from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Message
 from lpm_stream.publish.pack import Place
@@ -255,8 +256,8 @@ class Publisher:
                 renewed = time.monotonic()
             yield batch
 
-    def _registered(self) -> frozenset[str]:
-        return frozenset(registry.registered(self._store, self._spec.name))
+    def _registered(self) -> dict[str, Entitlement]:
+        return registry.entitlements(self._store, self._spec.name)
 
     def _send(self, outbox: _Outbox, done: Published) -> None:
         self._hub.send(outbox.messages)

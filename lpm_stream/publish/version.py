@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 import polars as pl
 
 from lpm_stream.control.quarantine import Refused, payload_of, withheld
-from lpm_stream.feed.contract import REASON, check
+from lpm_stream.feed.contract import REASON
+from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.feed.schema import CHANGE_TYPE
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.codec import CONTENT_TYPES, to_wire
 from lpm_stream.hub.message import Message
+from lpm_stream.publish.contracts import check_for
 from lpm_stream.publish.pack import Packer, Place
 from lpm_stream.publish.route import route, travelling
 from lpm_stream.source.delta import Changes
@@ -43,7 +45,7 @@ def messages_of(
     spec: FeedSpec,
     changes: Changes,
     place: Place,
-    registered: Callable[[], frozenset[str]],
+    registered: Callable[[], Mapping[str, Entitlement]],
     max_body_bytes: int,
 ) -> Iterator[Message | VersionReport]:
     """The messages of one commit, and at the end its report.
@@ -52,8 +54,9 @@ def messages_of(
         spec: the feed.
         changes: the commit.
         place: what precedes it.
-        registered: looks up the registered companies. It is called once the commit is known to exist: a company
-            that registers later pins a table version that holds this commit, so skipping it loses nothing.
+        registered: looks up the registered companies, and what they may get. It is called once the commit is
+            known to exist: a company that registers, or is granted more, later pins a table version that holds
+            this commit, so skipping it loses nothing.
         max_body_bytes: the hub's limit.
     """
     report = VersionReport(changes.version, held=changes.fit.held, taken=changes.fit.taken)
@@ -65,7 +68,7 @@ def messages_of(
         if packer is None:
             committed_at = _committed_at(batch)
             packer = Packer(spec, changes.version, committed_at, place, max_body_bytes)
-        checked = check(spec, changes.fit, travelling(spec, batch.select(columns)))
+        checked = check_for(spec, changes.fit, travelling(spec, batch.select(columns)), companies)
         for company in refusals.add(checked.bad) | refusals.add(checked.stripped):
             packer.withhold(company)
         routed = route(spec, to_wire(checked.good, CONTENT_TYPES[spec.wire_format]), companies)
