@@ -63,6 +63,7 @@ def finish(
 ) -> list[str]:
     """Brings a company's tables to what the registry says; raises and takes as `change` does."""
     done = []
+    generation = entries.entitlement_of(streams[0].store, company.id).generation
     for stream in streams:
         if company.feeds and stream.spec.name not in company.feeds:
             continue
@@ -71,7 +72,17 @@ def finish(
         if company.id in registry.to_load(stream.store, stream.spec.name):
             loaded = backfill(stream, company.id, rebuild=False, go_on=go_on, tell=tell)
             done.append(f"{loaded.rows:,} rows loaded into {stream.spec.name}, as of version {loaded.version}")
+    entries.note_applied(streams[0].store, company.id, generation)
     return done
+
+
+def unfinished(streams: Sequence[Stream]) -> dict[str, str]:
+    """The companies whose last change was not carried out to its end, and what is left to do, for `finish`."""
+    store = streams[0].store
+    left = dict.fromkeys(registry.to_apply(store), "see that its tables have the columns that it may get")
+    for stream in streams:
+        left |= dict.fromkeys(registry.to_load(store, stream.spec.name), "load what it was granted")
+    return left
 
 
 def drop_data(streams: Sequence[Stream], company: Company) -> None:

@@ -69,6 +69,7 @@ def show(company: Id, home: Home = None, json_file: Json = None) -> None:
         lacking = [
             one.spec.name for one in streams if company in registry.to_load(streams[0].store, one.spec.name)
         ]
+        lags = company in registry.to_apply(streams[0].store)
     if json_file:
         times = {"registered_at": entry.registered_at, "onboarded_at": entry.onboarded_at}
         write_json(json_file, plain(entry.company) | {"state": entry.company.state} | times)
@@ -78,6 +79,12 @@ def show(company: Id, home: Home = None, json_file: Json = None) -> None:
     quoted = shlex.quote(company)
     if entry.onboarded_at is None:
         err.print(Text(f"its onboarding was not finished: lpm-stream companies add {quoted}"), soft_wrap=True)
+    if lags:
+        err.print(
+            "whether its tables have its columns, and no others, is not known: lpm-stream companies apply, with a "
+            "file that has it as it is here",
+            soft_wrap=True,
+        )
     for feed in lacking:
         err.print(Text(f"{feed} lacks what it was granted: lpm-stream backfill {quoted}"), soft_wrap=True)
 

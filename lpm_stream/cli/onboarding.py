@@ -75,22 +75,23 @@ def apply(
     home: Home = None,
 ) -> None:
     """Bring the registry to what a YAML file says; companies that it does not name stay as they are."""
-    from lpm_stream.control import entries, registry
+    from lpm_stream.change_company import unfinished
+    from lpm_stream.control import entries
     from lpm_stream.control.registry_file import Change, changes, read_file
 
     with opened_all(home) as streams:
         wanted = read_file(file, {stream.spec.name: stream.spec for stream in streams})
         store = streams[0].store
         found = changes(entries.read_all(store), wanted)
-        unfinished = {name for stream in streams for name in registry.to_load(store, stream.spec.name)}
-        rest = [one for one in wanted if one.id in unfinished - {change.after.id for change in found}]
+        left = unfinished(streams)
+        rest = [one for one in wanted if one.id in left.keys() - {change.after.id for change in found}]
         for change in found:
             for line in change.lines():
                 console.print(
                     Text(line, style={"+": "green", "-": "red"}.get(line.strip()[0], "")), soft_wrap=True
                 )
         for one in rest:
-            console.print(Text(f"~ {one.id}\n    to finish: load what it was granted"), soft_wrap=True)
+            console.print(Text(f"~ {one.id}\n    to finish: {left[one.id]}"), soft_wrap=True)
         if not found and not rest:
             console.print("nothing to change")
             return

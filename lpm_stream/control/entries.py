@@ -98,8 +98,15 @@ def finish_onboarding(store: ControlStore, company: str) -> None:
     """Notes that a company is onboarded."""
     with store.write() as connection:
         mine = companies.update().where(companies.c.company == company)
-        connection.execute(mine.values(onboarded_at=datetime.now(UTC)))
+        connection.execute(mine.values(onboarded_at=datetime.now(UTC), applied_generation=companies.c.generation))
         audit.record(connection, "onboarded", company, {})
+
+
+def note_applied(store: ControlStore, company: str, generation: int) -> None:
+    """Notes that a company's tables have the columns of that generation of its entitlements, or of a newer one."""
+    older = (companies.c.company == company) & (companies.c.applied_generation < generation)
+    with store.write() as connection:
+        connection.execute(companies.update().where(older).values(applied_generation=generation))
 
 
 def change(connection: sa.Connection, before: Company, after: Company) -> None:

@@ -143,5 +143,13 @@ def to_load(store: ControlStore, feed: str) -> list[str]:
     return sorted(row.company for row in rows if _receives(row, feed))
 
 
+def to_apply(store: ControlStore) -> list[str]:
+    """Companies whose tables are not known to have the columns of their entitlements, and no others, sorted."""
+    lags = companies.c.applied_generation < companies.c.generation
+    query = sa.select(companies.c.company).where(_SERVED, companies.c.onboarded_at.is_not(None), lags)
+    with store.read() as connection:
+        return sorted(connection.execute(query).scalars())
+
+
 def _receives(row: Any, feed: str | None) -> bool:
     return feed is None or row.feeds == "[]" or feed in json.loads(row.feeds)

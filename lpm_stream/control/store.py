@@ -11,7 +11,7 @@ from lpm_stream import database_url, postgresql
 from lpm_stream.errors import LpmStreamError, TargetFaultError
 from lpm_stream.wal import use_wal
 
-HEAD = "0010"
+HEAD = "0011"
 _BUSY_SECONDS = 10
 _READS = "lpm_stream_reads"
 

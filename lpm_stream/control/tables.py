@@ -59,6 +59,7 @@ companies = sa.Table(
     sa.Column("contacts", sa.UnicodeText, nullable=False, server_default="[]"),
     sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("load_generation", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("applied_generation", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("onboarded_at", UtcDateTime),
     sa.Column("changed_at", UtcDateTime),
 )

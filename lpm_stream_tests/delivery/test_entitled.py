@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from lpm_stream.change_company import change, drop_data, finish
+from lpm_stream.change_company import change, drop_data, finish, unfinished
 from lpm_stream.checks.run import run_checks
 from lpm_stream.control import entries, registry
 from lpm_stream.control.registry_file import Change
@@ -85,12 +85,31 @@ def test_a_revocation_that_was_not_finished_is_by_whoever_opens_the_database_nex
     assert notes(grouped, "B") == {"2": "no column", "3": "no column"}
 
 
+@pytest.mark.parametrize("state", ["active", "paused"])
+def test_a_revocation_that_was_not_finished_is_known_until_it_is(grouped, state):
+    entries.set_state(grouped.store, "B", state)
+    before = entries.read(grouped.store, "B").company
+    after = before.model_copy(update={"groups": ("base",)})
+    database = grouped.settings.home / "companies" / "B.db"
+    database.rename(database.with_suffix(".away"))
+    database.mkdir()  # so that it cannot be opened
+    with pytest.raises(LpmStreamError):
+        change([grouped], Change(before, after), go_on=lambda: True, tell=lambda _rows, _total: None)
+    assert list(unfinished([grouped])) == ["B"]
+    database.rmdir()
+    database.with_suffix(".away").rename(database)
+    finish([grouped], after, go_on=lambda: True, tell=lambda _rows, _total: None)
+    assert notes(grouped, "B") == {"2": "no column"}
+    assert unfinished([grouped]) == {}
+
+
 def test_a_grant_that_was_not_finished_is_known_until_it_is_loaded(grouped):
     before = entries.read(grouped.store, "A").company
     after = before.model_copy(update={"groups": ("all",)})
     with grouped.store.write() as connection:
         entries.change(connection, before, after)
     assert registry.to_load(grouped.store, "orders") == ["A"]
+    assert unfinished([grouped]) == {"A": "load what it was granted"}
     finish([grouped], after, go_on=lambda: True, tell=lambda _rows, _total: None)
     assert registry.to_load(grouped.store, "orders") == []
     assert notes(grouped, "A") == {"1": "note of 1"}
@@ -110,7 +129,7 @@ def test_a_revocation_during_a_backfill_is_not_undone_by_it(grouped, rebuild):
         revoked.extend([] if revoked else grant(grouped, "B", "base"))
         return True
 
-    with pytest.raises(EntitlementsChangedError):
+    with pytest.raises(LpmStreamError, match="entitlements"):
         backfill(grouped, "B", rebuild=rebuild, go_on=go_on, tell=lambda _rows, _total: None)
     assert notes(grouped, "B") == {"2": "no column"}
     assert "_lpm_new_orders" not in tables_of(grouped, "B")
