@@ -164,12 +164,13 @@ def _add_partition(order: Order, stream: Stream, generation: int) -> str:  # noq
     return order.add_partition(stream, order.company.id)
 
 
-def _load_history(order: Order, stream: Stream, generation: int) -> str:  # noqa: ARG001
+def _load_history(order: Order, stream: Stream, generation: int) -> str:
     company, feed = order.company.id, stream.spec.name
     if not DeltaTable.is_deltatable(stream.table):
         return f"table {stream.table} does not exist yet: there is none"
     entry, last = entries.read(stream.store, company), backfills.read(stream.store, feed).get(company)
-    if last and last.outcome == "loaded" and last.started_at > entry.registered_at:
+    newest = last is not None and last.started_at > entry.registered_at and last.generation >= generation
+    if last and newest and last.outcome == "loaded":
         return f"{last.total_rows:,} rows were loaded before"
     done = backfill(stream, company, rebuild=False, go_on=order.go_on, tell=order.progress)
     refused = f"; {done.refused:,} more are in quarantine" if done.refused else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lpm_stream import onboard as onboarding
+from lpm_stream.change_company import unfinished
 from lpm_stream.control import entries, leases, progress, registry
 from lpm_stream.control.company import Company
 from lpm_stream.errors import LpmStreamError
@@ -97,6 +98,32 @@ def test_history_that_was_loaded_is_not_loaded_again(stream, order, said, monkey
     said.clear()
     onboard(order)
     assert dict(said)["history"] == "3 rows were loaded before"
+    assert unfinished(order.streams) == {}
+
+
+@pytest.mark.parametrize("differs", ["groups", "database"])
+def test_what_is_said_otherwise_the_second_time_counts(stream, order, said, monkeypatch, differs):
+    other = f"sqlite:///{path_of(stream, 'other')}"
+    company = {"groups": Company(id="NEW", groups=("all",)), "database": Company(id="NEW", database=other)}[
+        differs
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(entries, "finish_onboarding", lambda *_: (_ for _ in ()).throw(LpmStreamError("killed")))
+        with pytest.raises(LpmStreamError, match="killed"):
+            onboard(order)
+    said.clear()
+    assert failed(onboard(replace(order, company=company))) == {}
+    assert "3 rows loaded" in dict(said)["history"]
+    with closing(sqlite3.connect(path_of(stream, "other" if differs == "database" else "NEW"))) as connection:
+        assert connection.execute("SELECT count(*) FROM orders").fetchone() == (3,)
+
+
+def test_a_generation_is_larger_than_that_before_whatever_the_clock_says(stream, order, monkeypatch):
+    with stream.store.write() as connection:
+        entries.add(connection, order.company, 7)
+    monkeypatch.setattr(entries, "new_generation", lambda: 3)
+    assert entries.generation_for(stream.store, order.company) == 7
+    assert entries.generation_for(stream.store, Company(id="NEW", groups=("all",))) == 8
 
 
 def test_one_that_is_onboarded_is_refused(stream, order):

@@ -1,6 +1,5 @@
 """The entries of the registry: what was said about each company, added and changed."""
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -82,11 +81,14 @@ def add(connection: sa.Connection, company: Company, generation: int) -> None:
 
 
 def generation_for(store: ControlStore, company: Company) -> int:
-    """The generation with which an onboarding begins: that of an earlier try, if that was entitled to the same."""
+    """The generation with which an onboarding begins: that of an earlier try that was to do the same."""
     with store.read() as connection:
         row = connection.execute(sa.select(companies).where(companies.c.company == company.id)).one_or_none()
-    same = row is not None and row.state == company.state and tuple(json.loads(row.groups)) == company.groups
-    return int(row.generation) if row is not None and same else new_generation()
+    if row is None:
+        return new_generation()
+    known = company_of(row)
+    same = known.state == company.state and not touches_data(known, company)
+    return int(row.generation) if same else max(new_generation(), row.generation + 1)
 
 
 def new_generation() -> int:
