@@ -9,6 +9,7 @@ from lpm_stream.control import audit, entries, registry, tables
 from lpm_stream.control.company import Company
 from lpm_stream.control.registry_file import Change
 from lpm_stream.delivery.backfill import backfill
+from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.stream import Stream
 
@@ -74,6 +75,30 @@ def finish(
             done.append(f"{loaded.rows:,} rows loaded into {stream.spec.name}, as of version {loaded.version}")
     entries.note_applied(streams[0].store, company.id, generation)
     return done
+
+
+def confirm(
+    streams: Sequence[Stream], company: Company, *, go_on: Callable[[], bool], tell: Callable[[int, int], None]
+) -> list[str]:
+    """Has a company's database take what the registry says, although it has seen newer entitlements.
+
+    For after the control store was restored from an older copy: else the database refuses whoever comes with that.
+
+    Raises:
+        LpmStreamError: as `change` does.
+    """
+    newest = 0
+    for stream in streams:
+        if company.feeds and stream.spec.name not in company.feeds:
+            continue
+        try:
+            with stream.company_database(company.id):
+                pass
+        except EntitlementsChangedError as error:
+            newest = max(newest, error.stored)
+    if newest:
+        entries.confirm(streams[0].store, company.id, newest)
+    return finish(streams, company, go_on=go_on, tell=tell)
 
 
 def unfinished(streams: Sequence[Stream]) -> dict[str, str]:

@@ -103,6 +103,29 @@ def apply(
         raise typer.Exit(1)
 
 
+def confirm(
+    company: Annotated[str, typer.Argument(help="The company's id.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = None,
+) -> None:
+    """Have a company's tables follow the registry again, after the control store was restored from an older copy.
+
+    Its database has seen newer entitlements than the registry has, and refuses these until they are confirmed.
+    """
+    from lpm_stream.change_company import confirm as confirm_company
+    from lpm_stream.control import entries
+
+    with opened_all(home, create=False) as streams:
+        found = entries.read(streams[0].store, company).company
+        groups = ", ".join(found.groups)
+        question = f"is company {company!r} to have the columns of {groups}, and no others?"
+        if not (yes or typer.confirm(question, err=True)):
+            raise typer.Exit(1)
+        with _order(streams, found) as order:
+            done = confirm_company(streams, found, go_on=order.go_on, tell=order.progress)
+    console.print(Text(f"company {company!r}: {'; '.join(done)}"), soft_wrap=True)
+
+
 def _applied(streams: "Sequence[Stream]", wanted: "Change") -> bool:
     """Makes one company what it is to be; whether that went well."""
     from lpm_stream.change_company import change, finish

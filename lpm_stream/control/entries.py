@@ -130,6 +130,24 @@ def change(connection: sa.Connection, before: Company, after: Company) -> None:
     audit.record(connection, action, before.id, _difference(before, after))
 
 
+def confirm(store: ControlStore, company: str, above: int) -> None:
+    """Has a company's entitlements, as they are, be newer than `above`, and loaded, as if they had changed.
+
+    Raises:
+        LpmStreamError: if it is not registered.
+    """
+    groups = read(store, company).company.groups
+    with store.write() as connection:
+        generation = max(_next_generation(connection, company), above + 1)
+        values = {
+            "generation": generation,
+            "load_generation": generation,
+            "changed_at": later_than_all(connection),
+        }
+        connection.execute(companies.update().where(companies.c.company == company).values(**values))
+        audit.record(connection, "entitlement", company, {"confirmed": ", ".join(groups)})
+
+
 def touches_data(before: Company, after: Company) -> bool:
     """Whether a change concerns a company's database, and not only what is known of it."""
     return (before.groups, before.feeds, before.database) != (after.groups, after.feeds, after.database)

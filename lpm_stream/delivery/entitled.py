@@ -14,10 +14,18 @@ from lpm_stream.feed.spec import FeedSpec
 
 
 class EntitlementsChangedError(TargetFaultError):
-    """The company's entitlements have changed since the registry was asked: ask again, and open it anew."""
+    """The company's entitlements have changed since the registry was asked: ask again, and open it anew.
 
-    def __init__(self, place: str) -> None:
-        super().__init__(f"database {place}: the company's entitlements have just changed")
+    Attributes:
+        stored: the generation that the database has, 0 if that was not looked at.
+    """
+
+    def __init__(self, place: str, stored: int = 0) -> None:
+        remedy = "; if they have not, the control store is an older copy: lpm-stream companies confirm"
+        super().__init__(
+            f"database {place}: the company's entitlements have just changed{remedy if stored else ''}"
+        )
+        self.stored = stored
 
 
 def entitled(spec: FeedSpec, rows: pl.DataFrame, stored: Collection[str], place: str) -> pl.DataFrame:
@@ -45,4 +53,4 @@ def require_newest(generation: int, stored: int, place: str) -> None:
         EntitlementsChangedError: if the database was opened with a newer one.
     """
     if generation < stored:
-        raise EntitlementsChangedError(place)
+        raise EntitlementsChangedError(place, stored)

@@ -7,11 +7,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
-from lpm_stream.change_company import change, drop_data, finish, unfinished
+from lpm_stream.change_company import change, confirm, drop_data, finish, unfinished
 from lpm_stream.checks.run import run_checks
-from lpm_stream.control import entries, registry
+from lpm_stream.control import entries, parking, registry
 from lpm_stream.control.registry_file import Change
+from lpm_stream.control.tables import companies
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import CompanyDatabase, Transaction, open_database
 from lpm_stream.delivery.entitled import EntitlementsChangedError
@@ -159,6 +161,31 @@ def _killed(*_args: object) -> None:
 def tables_of(stream: Stream, company: str) -> set[str]:
     with closing(sqlite3.connect(stream.settings.home / "companies" / f"{company}.db")) as connection:
         return {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+
+
+@pytest.mark.parametrize("mended_by", ["confirm", "change"])
+def test_a_registry_that_is_older_than_a_database_says_so_and_is_mended(grouped, mended_by):
+    mine = sa.select(companies).where(companies.c.company == "A")
+    with grouped.store.read() as connection:
+        older = connection.execute(mine).mappings().one()
+    grant(grouped, "A", "base", "notes")
+    with grouped.store.write() as connection:
+        connection.execute(companies.update().where(companies.c.company == "A").values(**older))
+    append(grouped.table, orders(["3"], "A"))
+    publish(grouped)
+    deliver(grouped)
+    assert "lpm-stream companies confirm" in parking.read_parked(grouped.store, "orders")["A"].reason
+    if mended_by == "confirm":
+        company = entries.read(grouped.store, "A").company
+        confirm([grouped], company, go_on=lambda: True, tell=lambda _rows, _total: None)
+        expected = "no column"
+    else:
+        grant(grouped, "A", "base", "notes")
+        expected = "note of {}"
+    assert notes(grouped, "A") == {key: expected.format(key) for key in ("1", "3")}
+    assert unfinished([grouped]) == {}
+    deliver(grouped)
+    assert parking.read_parked(grouped.store, "orders") == {}
 
 
 def test_who_saw_something_else_cannot_change_it(grouped):
