@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -36,23 +36,24 @@ class Worker:
         self._store = store
         self._settings = settings
         self._fence = fence
-        self._companies: dict[str, Served] = {}
-        self._revision: Revision | None = None
+        self._known: tuple[Revision | None, Mapping[str, Served]] = (None, {})  # replaced as one, by any thread
         self._asked = -_REGISTRY_SECONDS
         self._pool = DatabasePool(self._open)
 
     def is_registered(self, company: str) -> bool:
         """Whether the company is served; the registry is asked again before the answer is no."""
-        if company not in self._companies or time.monotonic() - self._asked > _REGISTRY_SECONDS:
+        return self._served(company) is not None
+
+    def _served(self, company: str) -> Served | None:
+        if company not in self._known[1] or time.monotonic() - self._asked > _REGISTRY_SECONDS:
             self._ask()
-        return company in self._companies
+        return self._known[1].get(company)
 
     def _ask(self) -> None:
         """Asks the registry, which for the most part has nothing new to say."""
         revision = registry.revision(self._store)
-        if revision != self._revision:
-            self._companies = registry.served(self._store, self._settings, self._spec.name)
-            self._revision = revision
+        if revision != self._known[0]:
+            self._known = (revision, registry.served(self._store, self._settings, self._spec.name))
         self._asked = time.monotonic()
 
     @contextmanager
@@ -64,9 +65,9 @@ class Worker:
             NotServedError: if it is not served any more.
             TargetFaultError: if it cannot be opened.
         """
-        if not self.is_registered(company):
+        served = self._served(company)
+        if served is None:
             raise NotServedError
-        served = self._companies[company]
         if served.paused:
             raise PausedError(company)
         try:

@@ -105,3 +105,31 @@ def test_the_registry_is_read_when_something_in_it_has_changed(stream, monkeypat
         if changed:
             entries.set_state(stream.store, "B", "paused" if len(reads) % 2 else "active")
     assert len(reads) == (3 if changed else 1)
+
+
+def test_a_thread_that_saw_an_older_registry_does_not_keep_others_from_the_newer(stream, monkeypatch):
+    older: tuple[registry.Revision, dict[str, registry.Served]] = (None, 0), {}
+    newer = (None, 1), {"A": registry.Served("A", "sqlite:///A.db")}
+    view = newer
+    monkeypatch.setattr(worker, "_REGISTRY_SECONDS", -1.0)
+    monkeypatch.setattr(registry, "revision", lambda *_: view[0])
+    monkeypatch.setattr(registry, "served", lambda *_: view[1])
+
+    class Interrupted(worker.Worker):
+        """Where it first notes what it has read, another thread notes what that has read before."""
+
+        armed = False
+
+        def __setattr__(self, name: str, value: object) -> None:
+            nonlocal view
+            super().__setattr__(name, value)
+            if self.armed and name != "armed":
+                self.armed = False
+                view = older
+                self._ask()
+                view = newer
+
+    served = Interrupted(stream.spec, stream.hub, stream.store, stream.settings, 1)
+    served.armed = True
+    served.is_registered("A")
+    assert served.is_registered("A")
