@@ -1,6 +1,6 @@
 """Changes of companies that are served: what they may get, and where their database is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import sqlalchemy as sa
@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from lpm_stream.control import audit, entries, registry, tables
 from lpm_stream.control.company import Company
 from lpm_stream.control.registry_file import Change
+from lpm_stream.database_url import shown
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.errors import LpmStreamError
@@ -56,7 +57,18 @@ def change(
         return ["not served any more"]
     if not entries.touches_data(wanted.before, wanted.after):
         return []
-    return finish(streams, wanted.after, go_on=go_on, tell=tell)
+    done = finish(streams, wanted.after, go_on=go_on, tell=tell)
+    return [*done, *_left_behind(streams, wanted.before, wanted.after)]
+
+
+def _left_behind(streams: Sequence[Stream], before: Company, after: Company) -> Iterator[str]:
+    """What the company has still from before the change, and nobody looks after any more."""
+    place, new = (registry.database_place(one.id, one.database, streams[0].settings) for one in (before, after))
+    for stream in streams:
+        feed = stream.spec.name
+        received = not before.feeds or feed in before.feeds
+        if received and (place != new or (after.feeds and feed not in after.feeds)):
+            yield f"table {feed} in {shown(place)} keeps its rows and gets no more: drop it if they are to go"
 
 
 def finish(

@@ -13,7 +13,10 @@ Place = tuple[str, str, Entitlement]  # a company, where its database is, and wh
 
 
 class DatabasePool:
-    """Lends each company's database to one borrower at a time; the least recently used are closed."""
+    """Lends each company's database to one borrower at a time; the least recently used are closed.
+
+    So is that of another place of the same company, where its database was, or with what it was entitled to.
+    """
 
     def __init__(self, open_one: Callable[[Place], CompanyDatabase]) -> None:
         self._open_one = open_one
@@ -26,6 +29,10 @@ class DatabasePool:
         """The company's database; after an error it is closed and the next borrower opens it anew."""
         with self._lock:
             database = self._idle.pop(place, None)
+            outdated = [] if database else [known for known in self._idle if known[0] == place[0]]
+            closing = [self._idle.pop(known) for known in outdated]
+        for one in closing:
+            one.close()
         if database is None:
             database = self._open_one(place)
         try:

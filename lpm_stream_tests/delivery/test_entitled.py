@@ -1,5 +1,6 @@
 """What a company may not get: kept out of its table, dropped from it, and granted later."""
 
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -161,6 +162,20 @@ def _killed(*_args: object) -> None:
 def tables_of(stream: Stream, company: str) -> set[str]:
     with closing(sqlite3.connect(stream.settings.home / "companies" / f"{company}.db")) as connection:
         return {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+
+
+@pytest.mark.parametrize(
+    "said", [{"database": "sqlite:///{home}/other.db"}, {"feeds": ("events",)}], ids=["database", "feeds"]
+)
+def test_what_stays_behind_is_told(grouped, said):
+    said = {
+        name: value.format(home=grouped.settings.home) if name == "database" else value
+        for name, value in said.items()
+    }
+    before = entries.read(grouped.store, "B").company
+    wanted = Change(before, before.model_copy(update=said))
+    *_, told = change([grouped], wanted, go_on=lambda: True, tell=lambda _rows, _total: None)
+    assert re.fullmatch(r"table orders in sqlite:.*B\.db keeps its rows and gets no more: drop it if .*", told)
 
 
 @pytest.mark.parametrize("mended_by", ["confirm", "change"])

@@ -107,9 +107,12 @@ def test_the_registry_is_read_when_something_in_it_has_changed(stream, monkeypat
     assert len(reads) == (3 if changed else 1)
 
 
+_View = tuple[registry.Revision, dict[str, registry.Served]]
+
+
 def test_a_thread_that_saw_an_older_registry_does_not_keep_others_from_the_newer(stream, monkeypatch):
-    older: tuple[registry.Revision, dict[str, registry.Served]] = (None, 0), {}
-    newer = (None, 1), {"A": registry.Served("A", "sqlite:///A.db")}
+    older: _View = (None, 0), {}
+    newer: _View = (None, 1), {"A": registry.Served("A", "sqlite:///A.db")}
     view = newer
     monkeypatch.setattr(worker, "_REGISTRY_SECONDS", -1.0)
     monkeypatch.setattr(registry, "revision", lambda *_: view[0])

@@ -69,6 +69,18 @@ def test_the_least_recently_used_are_closed(databases, opened, monkeypatch):
     }
 
 
+def test_where_a_company_was_before_is_closed(databases, opened):
+    for place in ("here", "there"):
+        for company in ("A", "B"):
+            with databases.borrow((company, place if company == "A" else "here", EVERYTHING)):
+                pass
+    assert [(database.company, database.is_open) for database in opened] == [
+        ("A", False),
+        ("B", True),
+        ("A", True),
+    ]
+
+
 def test_what_is_lent_when_the_pool_closes_is_closed_when_it_comes_back(databases, opened):
     with databases.borrow(("A", "", EVERYTHING)):
         databases.close()
