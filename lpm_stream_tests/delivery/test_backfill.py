@@ -323,7 +323,7 @@ def test_one_that_fails_leaves_no_replacement_behind(stream):
         tables_left = {
             name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
         }
-    assert tables_left == {"orders", "_lpm_watermark"}
+    assert tables_left == {"orders", "_lpm_watermark", "_lpm_entitlement"}
     assert hold_of(stream, "A") == 0
     assert stored(stream, "A").keys() == set(keys(9))
 
