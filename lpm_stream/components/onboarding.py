@@ -15,10 +15,10 @@ from lpm_stream.control import entries
 from lpm_stream.control.company import Company, said
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import BASE_GROUP, FeedSpec
+from lpm_stream.sensing import ONBOARD_JOB, ONBOARD_OP, ONBOARD_SENSOR
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 
-_JOB, _OP = "onboard_company", "onboard"
 _LOOK_SECONDS = 10
 
 
@@ -49,14 +49,14 @@ class OnboardConfig(dg.Config):
 def onboard_job(specs: Sequence[FeedSpec]) -> dg.JobDefinition:
     """Onboards a company."""
 
-    @dg.op(name=_OP, description="Takes a company in, step by step; can be repeated.")
+    @dg.op(name=ONBOARD_OP, description="Takes a company in, step by step; can be repeated.")
     def run(context: dg.OpExecutionContext, config: OnboardConfig) -> None:
         tag_company(context, config.company)
         with acting(context):
             onboard_now(specs, context, config)
 
     @dg.job(
-        name=_JOB,
+        name=ONBOARD_JOB,
         description=(
             "Makes a company a customer: its database (created where allowed) with its table, the registry, its "
             "partition, its history, the stream, its first checks. Nothing is registered before its database has "
@@ -106,13 +106,14 @@ def onboard_sensor(specs: Sequence[FeedSpec], job: dg.JobDefinition) -> dg.Senso
     """Onboards companies that somebody has added as partitions."""
 
     @dg.sensor(
-        name="onboard_new_partitions",
+        name=ONBOARD_SENSOR,
         job=job,
         minimum_interval_seconds=_LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Sees partitions that somebody has added and that are no registered company, and starts job "
-            f"`{_JOB}` for each, with its defaults. A company that was removed is not taken in again this way."
+            f"`{ONBOARD_JOB}` for each, with its defaults. A company that was removed is not taken in again "
+            f"this way."
         ),
     )
     def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -154,7 +155,7 @@ def onboard_tick(specs: Sequence[FeedSpec], context: dg.SensorEvaluationContext)
 
 def _request(key: str) -> dg.RunRequest:
     company = company_id(key)
-    config = dg.RunConfig(ops={_OP: OnboardConfig(company=company)})
+    config = dg.RunConfig(ops={ONBOARD_OP: OnboardConfig(company=company)})
     return dg.RunRequest(run_config=config, tags={COMPANY_TAG: company})
 
 
