@@ -73,6 +73,29 @@ def test_a_revocation_takes_effect_on_what_is_stored_and_on_the_stream(grouped):
     assert notes(grouped, "B") == {"2": "no column", "3": "no column"}
 
 
+def left_in_files(stream: Stream, company: str, text: bytes) -> int:
+    """How often a text is in the files of a company's SQLite database, be it where a page is free."""
+    return sum(
+        path.read_bytes().count(text) for path in (stream.settings.home / "companies").glob(f"{company}.db*")
+    )
+
+
+def test_what_was_dropped_cannot_be_read_in_the_file_either(grouped):
+    keys = [str(number) for number in range(100, 1_100)]
+    for _ in range(2):  # updates, too, leave what was there before in free space
+        append(grouped.table, orders(keys, "B"))
+    publish(grouped)
+    deliver(grouped)
+    assert left_in_files(grouped, "B", b"note of") >= len(keys)
+    grant(grouped, "B", "base")
+    assert len(notes(grouped, "B")) == len(keys) + 1
+    assert left_in_files(grouped, "B", b"note of") == 0
+    company = entries.read(grouped.store, "B").company
+    entries.set_state(grouped.store, "B", "offboarding")
+    drop_data([grouped], company)
+    assert left_in_files(grouped, "B", b"2026-") == 0
+
+
 def test_a_revocation_that_was_not_finished_is_by_whoever_opens_the_database_next(grouped):
     before = entries.read(grouped.store, "B").company
     with grouped.store.write() as connection:
