@@ -2,14 +2,21 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from lpm_stream.alerts import raised
+from lpm_stream.alerts.incidents import Silence, silence
+from lpm_stream.alerts.run import run as look_for_alerts
 from lpm_stream.change_company import change, drop_data, finish
 from lpm_stream.checks.run import run_checks
-from lpm_stream.control import entries, registry
+from lpm_stream.control import entries, registry, tables
 from lpm_stream.control.registry_file import Change
+from lpm_stream.control.tidy import tidy_ledger
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.entitled import EntitlementsChangedError
@@ -144,6 +151,35 @@ def test_data_is_dropped_of_companies_that_are_not_served_only(grouped):
         open_database(GROUPED, "A", url, Entitlement(("all",), entries.new_generation() + 1))
     ) as database:
         assert query(database, "SELECT count(*) FROM orders") == [(0,)]
+
+
+def rows_of(stream: Stream, company: str) -> set[str]:
+    """The tables of the control store that have something of a company."""
+    with stream.store.read() as connection:
+        return {
+            table.name
+            for table in tables.metadata.sorted_tables
+            if "company" in table.c
+            and connection.execute(sa.select(table).where(table.c.company == company)).first()
+        }
+
+
+def test_nothing_but_the_audit_is_kept_of_a_company_whose_data_was_dropped(grouped):
+    raised.check_came_out(grouped.store, "orders", "fresh", "B", "no delivery")
+    look_for_alerts(replace(grouped, settings=grouped.settings.model_copy(update={"alert_urls": "env:NOWHERE"})))
+    silence(grouped.store, "orders", Silence(None, "B", datetime.now(UTC) + timedelta(hours=1)))
+    tidy_ledger(grouped.store, timedelta(days=1), datetime.now(UTC) + timedelta(days=3))
+    company = entries.read(grouped.store, "B").company
+    entries.set_state(grouped.store, "B", "offboarding")
+    append(grouped.table, orders(["3"], "B"))
+    publish(grouped)
+    kept = {"incidents", "ledger_days", "ledger_totals", "raised_causes", "silences", "unknown_companies"}
+    assert kept <= rows_of(grouped, "B")
+    drop_data([grouped], company)
+    assert rows_of(grouped, "B") == {"audit", "companies"}
+    with grouped.store.read() as connection:
+        assert connection.execute(sa.select(tables.notifications)).all() == []
+    assert rows_of(grouped, "A") >= {"ledger_totals", "deliveries"}
 
 
 def opened(place: Place, generation: int, *groups: str) -> closing[CompanyDatabase]:
