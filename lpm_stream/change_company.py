@@ -14,14 +14,9 @@ from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.stream import Stream
 
-_OF_COMPANIES = (
-    tables.quarantine,
-    tables.reconciliations,
-    tables.deliveries,
-    tables.published,
-    tables.parked,
-    tables.backfills,
-    tables.ledger,
+_KEPT = (tables.audit, tables.companies)  # what was done, and that the company is not to be taken in unasked
+_OF_COMPANIES = tuple(
+    table for table in tables.metadata.sorted_tables if "company" in table.c and table not in _KEPT
 )
 
 
@@ -123,7 +118,7 @@ def unfinished(streams: Sequence[Stream]) -> dict[str, str]:
 
 
 def drop_data(streams: Sequence[Stream], company: Company) -> None:
-    """Removes a company's rows from its database, and what the control store keeps of them.
+    """Removes a company's rows from its database, and all that the control store keeps of it but for the audit.
 
     Raises:
         LpmStreamError: if the company is still served, or its database cannot be written.
@@ -137,6 +132,8 @@ def drop_data(streams: Sequence[Stream], company: Company) -> None:
         with closing(stream.open_database(served)) as database, database.transaction() as transaction:
             transaction.drop()
     with store.write() as connection:
+        told = sa.select(tables.incidents.c.id).where(tables.incidents.c.company == company.id)
+        connection.execute(sa.delete(tables.notifications).where(tables.notifications.c.incident.in_(told)))
         for table in _OF_COMPANIES:
             connection.execute(sa.delete(table).where(table.c.company == company.id))
         audit.record(connection, "drop_data", company.id, {})

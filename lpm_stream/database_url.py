@@ -3,12 +3,37 @@
 A URL's password may be a reference, too: `postgresql://USER@HOST/DATABASE?password=env:NAME`.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import sqlalchemy as sa
 
 from lpm_stream.errors import LpmStreamError, TargetFaultError
 from lpm_stream.secret import FORMS, is_reference, resolve
 
-_SECRETS = frozenset({"password", "pwd", "passwd", "sslpassword", "accesstoken"})
+# What a URL's query may say where it is stored: what is not known to hold no secret may hold one. In lower case.
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+_LIBPQ = frozenset(
+    """
+    application_name channel_binding client_encoding connect_timeout fallback_application_name gssdelegation
+    gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname
+    load_balance_hosts max_protocol_version min_protocol_version options passfile port replication require_auth
+    requirepeer service servicefile ssl_max_protocol_version ssl_min_protocol_version sslcert sslcertmode
+    sslcompression sslcrl sslcrldir sslkey sslmode sslnegotiation sslrootcert sslsni target_session_attrs
+    tcp_user_timeout user
+    """.split()  # noqa: SIM905 - one name a line would fill two pages
+)
+# https://learn.microsoft.com/sql/connect/odbc/dsn-connection-string-attribute
+_ODBC = frozenset(
+    """
+    addr address ansinpw app applicationintent authentication autotranslate connectretrycount
+    connectretryinterval database driver encrypt hostnameincertificate ipaddresspreference keepalive
+    keepaliveinterval language longasmax mars_connection multisubnetfailover packetsize quotedid regional server
+    servercertificate serverspn transparentnetworkipresolution trust_server_certificate trusted_connection
+    trustservercertificate uid usefmtonly wsid
+    """.split()  # noqa: SIM905 - one name a line would fill two pages
+)
+_HARMLESS: Mapping[str, frozenset[str]] = MappingProxyType({"postgresql": _LIBPQ, "mssql": _ODBC})
 _ADVICE = f"give a reference for it, as in ?password=env:NAME, or for the whole URL: {FORMS}"
 
 
@@ -55,7 +80,7 @@ def require_no_secret(place: str) -> None:
     """Refuses what would put a password into the control store.
 
     Raises:
-        ValueError: if it is a URL with a password, or none at all.
+        ValueError: if it is a URL with a password or with what may be one, or none at all.
     """
     if is_reference(place):
         if not place.partition(":")[2]:
@@ -67,9 +92,19 @@ def require_no_secret(place: str) -> None:
         raise ValueError(
             f"is neither a SQLAlchemy URL, like postgresql://USER@HOST/DATABASE, nor {FORMS}"
         ) from None
-    literal = {name.lower() for name, value in url.query.items() if not is_reference(str(value))}
-    if url.password is not None or _SECRETS & (literal | _odbc_names(url)):
-        raise ValueError(f"the URL has a password in it, which is not to be stored: {_ADVICE}")
+    if url.password is not None or not all(_is_harmless(url, name) for name in url.query):
+        raise ValueError(f"the URL has a password in it, or what may be one, which is not to be stored: {_ADVICE}")
+
+
+def _is_harmless(url: sa.URL, name: str) -> bool:
+    """Whether a part of a URL's query holds no secret."""
+    value = url.query[name]
+    if name == "password":
+        return isinstance(value, str) and is_reference(value)
+    kind = url.get_backend_name()
+    if kind == "mssql" and ";" in str(value):  # another attribute behind it
+        return False
+    return name.lower() in _HARMLESS.get(kind, ())
 
 
 def shown(place: str) -> str:
@@ -80,10 +115,3 @@ def shown(place: str) -> str:
         return parse(place).set(query={}).render_as_string(hide_password=True)
     except TargetFaultError:
         return "(not a URL)"
-
-
-def _odbc_names(url: sa.URL) -> set[str]:
-    """The attributes of a connection string for ODBC, which a URL may carry in its query."""
-    texts = url.query.get("odbc_connect", "")
-    text = texts if isinstance(texts, str) else ";".join(texts)
-    return {part.partition("=")[0].strip().lower() for part in text.split(";")}

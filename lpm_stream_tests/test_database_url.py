@@ -76,6 +76,10 @@ def test_a_password_that_is_nowhere_is_an_error():
         "file:/x",
         "keyvault:v/s",
         "postgresql://me@host/db?password=env:PASSWORD",
+        "postgresql://me@host/db?sslmode=verify-full&options=-csearch_path%3DSCHEMA&passfile=/x",
+        "mssql+mssqlpython://host/db?Authentication=ActiveDirectoryMsi&UID=me&encrypt=strict",
+        "mssql+pyodbc://me@host/db?driver=ODBC+Driver+17+for+SQL+Server&password=env:PASSWORD",
+        "sqlite:////data/a@b/x.db",
     ],
 )
 def test_what_holds_no_password_may_be_stored(place):
@@ -88,6 +92,15 @@ def test_what_holds_no_password_may_be_stored(place):
         "postgresql://me:hush@host/db",
         "postgresql://me@host/db?password=hush",
         "mssql+pyodbc://?odbc_connect=DRIVER=x;UID=me;PWD=hush",
+        "mssql+pyodbc://?odbc_connect=DRIVER=x;{PWD}=hush",
+        "mssql+mssqlpython://host/db?UID=me;PWD=hush",
+        "mssql+mssqlpython://host/db?PWD+=hush",
+        "mssql+mssqlpython://host/db?connection_string=PWD=hush",
+        "mssql+mssqlpython://host/db?PWD=env:PASSWORD",  # which nobody looks up
+        "postgresql://me@host/db?oauth_client_secret=hush",
+        "postgresql://me@host/db?scram_client_key=hush",
+        "postgresql://me@host/db?password=env:PASSWORD&password=hush",
+        "sqlite:///x.db?key=hush",
         "postgresql://me:pa@hush@host/db",
         "env:",
         "hush",

@@ -36,7 +36,7 @@ class Look:
 
 
 def look(stream: Stream) -> Look:
-    """Looks at a stream once.
+    """Looks at a stream once. Of companies that do not receive it, or not any more, nothing is wrong.
 
     Raises:
         LpmStreamError: if the control store cannot be read.
@@ -54,7 +54,8 @@ def look(stream: Stream) -> Look:
     if not unseen and not any(cause.kind == "nobody_delivers" for cause in nobody):
         told = {cause.company for cause in raised if cause.kind == f"{CHECK_FAILED}:fresh"}  # says the same
         causes += _undelivered(stream, told | set(parked), backlog, now)
-    return Look(tuple(causes), frozenset(unseen))
+    served = {"", *registry.registered(stream.store, stream.spec.name)}
+    return Look(tuple(cause for cause in causes if cause.company in served), frozenset(unseen))
 
 
 def _may_mend_itself(cause: Cause, now: datetime) -> bool:

@@ -73,18 +73,23 @@ def _example(key: Sequence[str], entry: quarantine.Entry) -> dict[str, str]:
 
 
 def latency_slo(stream: Stream, companies: Sequence[str], now: datetime) -> Iterator[Result]:
-    """Whether changes arrive within the feed's SLO at p99; without traffic there is nothing to blame."""
+    """Whether changes arrive within the feed's SLO at p99; without traffic there is nothing to blame.
+
+    What waited for a company that was parked or paused is left out: other checks and alerts tell of that.
+    """
     spec = stream.spec
     window = timedelta(seconds=spec.checks.latency_window_seconds)
     received = ledger.read(stream.store, spec.name, now - window)
     promised = registry.slos(stream.store)
     for company in companies:
         latencies, slo_seconds = received.get(company, Latencies()), promised.get(company, spec.slo_seconds)
-        summary = {f"{name}_seconds": value for name, value in latencies.summary().items() if value is not None}
-        p99 = latencies.quantile(0.99)
+        streamed = latencies.streamed()
+        p99, waited = streamed.quantile(0.99), latencies.changes - streamed.changes
+        summary = {f"{name}_seconds": value for name, value in streamed.summary().items() if value is not None}
         values = {
             "changes": latencies.changes,
             **summary,
+            "changes_that_waited": waited,
             "slo_seconds": slo_seconds,
             "stretch_seconds": spec.checks.stretch_seconds,
             "within_stretch": p99 is None or p99 <= spec.checks.stretch_seconds,
@@ -92,5 +97,7 @@ def latency_slo(stream: Stream, companies: Sequence[str], now: datetime) -> Iter
         passed = p99 is None or p99 <= slo_seconds
         what = f"no traffic in the last {window.total_seconds():g} s"
         if p99 is not None:
-            what = f"p99 {p99:.3g} s over {latencies.changes:,} changes; promised are {slo_seconds:g} s"
+            what = f"p99 {p99:.3g} s over {streamed.changes:,} changes; promised are {slo_seconds:g} s"
+        if waited:
+            what += f"; {waited:,} more waited while it was parked or paused"
         yield Result("latency_slo", company, passed, severity(spec, "latency_slo"), what, values)

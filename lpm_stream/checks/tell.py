@@ -8,6 +8,7 @@ from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.look import look
 from lpm_stream.alerts.raised import CHECK_FAILED, PUBLISHING_STOPPED, check_came_out
 from lpm_stream.checks.result import Result
+from lpm_stream.control import registry
 from lpm_stream.feed.checks import CheckName
 from lpm_stream.stream import Stream
 
@@ -53,12 +54,18 @@ class Teller:
     def _causes(self) -> tuple[Cause, ...]:
         return look(self._stream).causes
 
+    @cached_property
+    def _paused(self) -> frozenset[str]:
+        return registry.paused(self._stream.store)
+
     def _is_told(self, result: Result) -> bool:
         mine = (f"{CHECK_FAILED}:{result.name}", result.company)
         return any((cause.kind, cause.company) == mine for cause in self._causes)
 
     def _is_explained(self, result: Result) -> bool:
         kinds = _EXPLAINED_BY[result.name]
+        if kinds >= _PARKED and result.company in self._paused:
+            return True  # somebody wants it to wait: that is no trouble, and explains what parking does
         return any(cause.sort in kinds and cause.company in {"", result.company} for cause in self._causes)
 
 

@@ -6,28 +6,27 @@ backfill of hundreds of companies fails, and not notice that a later run of the 
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 from dagster import DagsterRunStatus, RunRecord, RunsFilter
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
+from dagster._core.scheduler.instigation import InstigatorState
 
 from lpm_stream.alerts.cause import RUN_FAILED, SENSOR_FAILING, Cause
 from lpm_stream.alerts.pages import run_page, sensor_page
 from lpm_stream.alerts.raised import PUBLISHING_STOPPED, read_raised
 from lpm_stream.alerts.run import Round, run
 from lpm_stream.components.keys import company_key, hub_key, source_key
-from lpm_stream.components.partitions import by_partition_key
+from lpm_stream.components.partitions import by_partition_key, partition_key
 from lpm_stream.components.stopping import for_seconds
-from lpm_stream.components.tidying import TIDY
-from lpm_stream.control import registry
+from lpm_stream.control import entries, registry
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.sensing import ONBOARD_JOB, ONBOARD_OP, failing, is_job_of, is_sensor_of
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 
 _SENDS_FOR_SECONDS = 25  # one more message may take as long again, and Dagster ends a tick after 60 s
-_FAILURES_IN_A_ROW = 3  # of a sensor's ticks; a code location that is reloaded fails one
-_TICKS = 50
 _RUNS = 1_000
 _A_RUN_COUNTS_FOR = timedelta(days=1)
 _JUST_BEGUN_AFTER = timedelta(minutes=3)
@@ -58,30 +57,21 @@ def dagsters_causes(stream: Stream, instance: dg.DagsterInstance, now: datetime)
     told_already = {f"publish_{stream.spec.name}"} if PUBLISHING_STOPPED in raised else set()
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
         name = state.instigator_name
-        if name.endswith(f"_{stream.spec.name}") and name not in told_already and state.is_running:
+        if is_sensor_of(stream.spec.name, name) and name not in told_already and state.is_running:
             yield from _sensor_failing(stream.spec, instance, state)
     yield from _runs_failed(stream, instance, now)
 
 
 def _sensor_failing(spec: FeedSpec, instance: dg.DagsterInstance, state: InstigatorState) -> Iterator[Cause]:
-    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=_TICKS)
-    failed: list[InstigatorTick] = []
-    for tick in ticks:  # the newest first
-        if tick.status == TickStatus.STARTED:
-            continue
-        if tick.status != TickStatus.FAILURE:
-            break
-        failed.append(tick)
-    if len(failed) < _FAILURES_IN_A_ROW:
+    found = failing(instance, state)
+    if found is None:
         return
-    error = failed[0].error
-    last_line = (error.cause or error).message.strip().splitlines()[-1] if error else "it does not say why"
     name = state.instigator_name
     yield Cause(
         kind=f"{SENSOR_FAILING}:{name}",
         company="",
-        what=f"sensor {name} fails: {last_line}",
-        since=datetime.fromtimestamp(failed[-1].timestamp, UTC),
+        what=f"sensor {name} fails: {found.error}",
+        since=found.since,
         affected="every company of the feed, as far as nothing else does the sensor's work",
         likely="its ticks show the whole error",
         command=f"lpm-stream status --feed {spec.name}",
@@ -99,7 +89,7 @@ def _runs_failed(stream: Stream, instance: dg.DagsterInstance, now: datetime) ->
             newest.setdefault(_job_and_partition(record), record)
     companies = by_partition_key(registry.registered(stream.store, stream.spec.name)) if newest else {}
     for (job, partition), record in newest.items():
-        if _was_made_up_for(instance, record):
+        if _was_made_up_for(stream, instance, record):
             continue
         company = companies.get(partition, "")
         of = f" for company {company!r}" if company else f" for partition {partition!r}" if partition else ""
@@ -122,16 +112,25 @@ def _run_kind(job: str, partition: str) -> str:
 def _is_of(spec: FeedSpec, record: RunRecord) -> bool:
     selected = record.dagster_run.asset_selection or frozenset()
     ours = {source_key(spec), hub_key(spec), company_key(spec)}
-    job = record.dagster_run.job_name
-    return bool(selected & ours) or job.endswith(f"_{spec.name}") or job == TIDY
+    return bool(selected & ours) or is_job_of(spec.name, record.dagster_run.job_name)
 
 
 def _job_and_partition(record: RunRecord) -> tuple[str, str]:
-    return record.dagster_run.job_name, record.dagster_run.tags.get("dagster/partition", "")
+    run = record.dagster_run
+    if run.job_name == ONBOARD_JOB:
+        return run.job_name, partition_key(_to_onboard(record))
+    return run.job_name, run.tags.get("dagster/partition", "")
 
 
-def _was_made_up_for(instance: dg.DagsterInstance, record: RunRecord) -> bool:
+def _to_onboard(record: RunRecord) -> str:
+    config: Any = record.dagster_run.run_config
+    return str(config["ops"][ONBOARD_OP]["config"]["company"])
+
+
+def _was_made_up_for(stream: Stream, instance: dg.DagsterInstance, record: RunRecord) -> bool:
     job, partition = _job_and_partition(record)
+    if job == ONBOARD_JOB:  # the command line may have onboarded it since
+        return entries.is_onboarded(stream.store, _to_onboard(record))
     later = RunsFilter(
         job_name=job,
         statuses=[DagsterRunStatus.SUCCESS],

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import dagster as dg
+from dagster._config.config_type import ScalarUnion
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lpm_stream.components.actor import acting
@@ -13,13 +15,15 @@ from lpm_stream.components.stopping import until_told_to_stop
 from lpm_stream.components.tags import COMPANY_TAG, tag_company
 from lpm_stream.control import entries
 from lpm_stream.control.company import Company, said
+from lpm_stream.database_url import require_no_secret
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import BASE_GROUP, FeedSpec
+from lpm_stream.sensing import ONBOARD_JOB, ONBOARD_OP, ONBOARD_SENSOR
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 
-_JOB, _OP = "onboard_company", "onboard"
 _LOOK_SECONDS = 10
+_TEXT: Any = dg.StringSource  # untyped
 
 
 class OnboardConfig(dg.Config):
@@ -29,8 +33,9 @@ class OnboardConfig(dg.Config):
     name: str = Field(default="", description="Its name, for people.")
     database: str = Field(
         default="",
-        description="Its database: a URL without password, {company} in it stands for the id; or env:NAME or "
-        "file:PATH, where the URL is. Empty: as LPM_STREAM_DATABASE_TEMPLATE says.",
+        description="Its database: a URL without password, since Dagster keeps what is written here (one with a "
+        "password is refused before that), {company} in it stands for the id; or env:NAME or file:PATH, where the "
+        "URL is. Empty: as LPM_STREAM_DATABASE_TEMPLATE says.",
     )
     feeds: list[str] = Field(default=[], description="The feeds it receives; none: every feed.")
     groups: list[str] = Field(
@@ -46,17 +51,47 @@ class OnboardConfig(dg.Config):
     dry_run: bool = Field(default=False, description="Only log what would be done.")
 
 
+class _Place(ScalarUnion):
+    """Where a database is, as text or as Dagster's `env`.
+
+    Dagster has the code location resolve a configuration before it stores a run with it; what pydantic refuses, or
+    the op, is stored by then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(str, _TEXT.non_scalar_type, _key="DatabasePlace")
+
+    def post_process(self, value: Any) -> Any:
+        """Refuses a URL with a password; not with Dagster's own error, which would repeat it."""
+        resolved = _TEXT.post_process(value)
+        try:
+            if resolved:
+                require_no_secret(resolved)
+        except ValueError as error:
+            raise LpmStreamError(f"database: {error}") from None
+        return resolved
+
+
+def _schema() -> dict[str, dg.Field]:
+    fields = OnboardConfig.to_fields_dict()
+    description = fields["database"].description
+    return fields | {"database": dg.Field(_Place(), default_value="", description=description)}
+
+
 def onboard_job(specs: Sequence[FeedSpec]) -> dg.JobDefinition:
     """Onboards a company."""
 
-    @dg.op(name=_OP, description="Takes a company in, step by step; can be repeated.")
-    def run(context: dg.OpExecutionContext, config: OnboardConfig) -> None:
+    @dg.op(
+        name=ONBOARD_OP, config_schema=_schema(), description="Takes a company in, step by step; can be repeated."
+    )
+    def run(context: dg.OpExecutionContext) -> None:
+        config = OnboardConfig(**context.op_config)
         tag_company(context, config.company)
         with acting(context):
             onboard_now(specs, context, config)
 
     @dg.job(
-        name=_JOB,
+        name=ONBOARD_JOB,
         description=(
             "Makes a company a customer: its database (created where allowed) with its table, the registry, its "
             "partition, its history, the stream, its first checks. Nothing is registered before its database has "
@@ -106,13 +141,14 @@ def onboard_sensor(specs: Sequence[FeedSpec], job: dg.JobDefinition) -> dg.Senso
     """Onboards companies that somebody has added as partitions."""
 
     @dg.sensor(
-        name="onboard_new_partitions",
+        name=ONBOARD_SENSOR,
         job=job,
         minimum_interval_seconds=_LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Sees partitions that somebody has added and that are no registered company, and starts job "
-            f"`{_JOB}` for each, with its defaults. A company that was removed is not taken in again this way."
+            f"`{ONBOARD_JOB}` for each, with its defaults. A company that was removed is not taken in again "
+            f"this way."
         ),
     )
     def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -154,7 +190,7 @@ def onboard_tick(specs: Sequence[FeedSpec], context: dg.SensorEvaluationContext)
 
 def _request(key: str) -> dg.RunRequest:
     company = company_id(key)
-    config = dg.RunConfig(ops={_OP: OnboardConfig(company=company)})
+    config = dg.RunConfig(ops={ONBOARD_OP: OnboardConfig(company=company)})
     return dg.RunRequest(run_config=config, tags={COMPANY_TAG: company})
 
 

@@ -7,6 +7,7 @@ from lpm_stream.components.arrivals import arrivals_tick
 from lpm_stream.components.keys import company_key, hub_key
 from lpm_stream.components.ticks import deliver_tick, publish_tick
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.sensing import files_sensor
 
 _ALERT_SECONDS = 30
 _LOOK_SECONDS = 10  # two looks at a file, a run's start and the comparison are to take less than a minute
@@ -80,7 +81,7 @@ def legacy_sensor(spec: FeedSpec, job: dg.JobDefinition) -> dg.SensorDefinition:
     """Sees legacy files come, and has them compared."""
 
     @dg.sensor(
-        name=f"watch_{spec.name}_files",
+        name=files_sensor(spec.name),
         job=job,
         minimum_interval_seconds=_LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,

@@ -13,6 +13,7 @@ from lpm_stream.components.keys import (
 from lpm_stream.feed.legacy import LegacyFormat
 from lpm_stream.feed.schema import COMMIT_VERSION
 from lpm_stream.feed.spec import Column, FeedSpec
+from lpm_stream.sensing import files_sensor
 
 RUNBOOK = "docs/operations.md"  # what to do when something is wrong
 
@@ -112,7 +113,7 @@ def legacy_spec(spec: FeedSpec, form: LegacyFormat) -> dg.AssetSpec:
         legacy_key(spec),
         description=(
             f"The flat files that companies get besides, one for each company and period ({form.period}). Sensor "
-            f"`watch_{spec.name}_files` sees new ones and has job `check_{spec.name}` compare them with the "
+            f"`{files_sensor(spec.name)}` sees new ones and has job `check_{spec.name}` compare them with the "
             f"companies' tables; a file that was compared is reported here."
         ),
         group_name=spec.name,

@@ -6,12 +6,12 @@ import dagster as dg
 
 from lpm_stream.control.store import ControlStore
 from lpm_stream.control.tidy import tidy_ledger
+from lpm_stream.sensing import TIDY
 from lpm_stream.settings import Settings
 
 if TYPE_CHECKING:
     from lpm_stream.components.trimming import Trimmed
 
-TIDY = "tidy"
 _HOURLY = "41 * * * *"  # little at a time: the stream's sensors write to the same storage
 
 

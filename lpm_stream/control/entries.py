@@ -193,6 +193,14 @@ def read(store: ControlStore, company: str) -> Entry:
     return Entry(company_of(row), row.registered_at, row.onboarded_at)
 
 
+def is_onboarded(store: ControlStore, company: str) -> bool:
+    """Whether a company is served, and its onboarding was finished."""
+    mine = (companies.c.company == company) & (companies.c.state != "offboarding")
+    query = sa.select(companies.c.company).where(mine, companies.c.onboarded_at.is_not(None))
+    with store.read() as connection:
+        return connection.execute(query).first() is not None
+
+
 def read_all(store: ControlStore) -> list[Entry]:
     """All companies, those that are being offboarded too, sorted by id."""
     with store.read() as connection:

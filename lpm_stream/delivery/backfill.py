@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 import polars as pl
 import sqlalchemy as sa
 
-from lpm_stream.control import audit, backfills, leases, parking, progress, quarantine
+from lpm_stream.control import audit, backfills, leases, parking, progress, quarantine, registry
 from lpm_stream.control.backfills import Backfill
-from lpm_stream.control.registry import Served
 from lpm_stream.delivery.apply import refusal
 from lpm_stream.delivery.bisect import refused_rows
 from lpm_stream.delivery.database import CompanyDatabase, Transaction
@@ -69,12 +68,13 @@ def backfill(
 
     Raises:
         LpmStreamError: if the company is not registered or is being loaded already, or its rows cannot be read or
-            written. The stream is released.
+            written; if it is removed, or its database or entitlement changes, meanwhile. The stream is released.
     """
     with _lease(stream, company) as lease:
+        revision = registry.revision(stream.store)  # first: a change after it is noticed
         served = stream.served(company)
         with closing(stream.open_database(served)) as database:
-            return _Backfill(stream, served, lease, database, go_on, tell).run(rebuild)
+            return _Backfill(stream, served, revision, lease, database, go_on, tell).run(rebuild)
 
 
 class _Backfill:
@@ -83,7 +83,8 @@ class _Backfill:
     def __init__(  # noqa: PLR0917 - what the functions below share
         self,
         stream: Stream,
-        served: Served,
+        served: registry.Served,
+        revision: registry.Revision,
         lease: leases.Lease,
         database: CompanyDatabase,
         go_on: Callable[[], bool],
@@ -92,7 +93,8 @@ class _Backfill:
         self._stream = stream
         self._company = served.company
         self._contract = served.entitlement.contract(stream.spec)
-        self._generation = served.entitlement.generation
+        self._served = served
+        self._revision = revision
         self._lease = lease
         self._database = database
         self._go_on = go_on
@@ -195,7 +197,7 @@ class _Backfill:
     def _end_state(self, state: Backfill, outcome: str, loaded: int | None) -> None:
         feed = self._stream.spec.name
         loaded_version = state.loaded_version if loaded is None else loaded
-        generation = state.generation if loaded is None else self._generation
+        generation = state.generation if loaded is None else self._served.entitlement.generation
         ended = replace(
             state,
             finished_at=datetime.now(UTC),
@@ -287,14 +289,27 @@ class _Backfill:
 
     @contextmanager
     def _writing(self) -> Iterator[Transaction]:
-        """A transaction that ends in an error if the stream was released meanwhile."""
+        """A transaction that ends in an error if the stream was released, or the company changed, meanwhile."""
         with self._database.transaction() as transaction:
+            self._require_unchanged()
             if transaction.watermark().hold != self._lease.fence:
                 raise LeaseLostError(
                     f"the backfill of company {self._company!r} took too long between two batches, and the stream "
                     f"went on; run it again"
                 )
             yield transaction
+
+    def _require_unchanged(self) -> None:
+        """Raises an error if the company is not served any more, or not as it was when this began."""
+        revision = registry.revision(self._stream.store)
+        if revision == self._revision:
+            return
+        now, was = self._stream.served(self._company), self._served
+        if (now.database, now.entitlement) != (was.database, was.entitlement):
+            raise LpmStreamError(
+                f"company {self._company!r} got another database or other columns meanwhile; load it again"
+            )
+        self._revision = revision
 
 
 @contextmanager

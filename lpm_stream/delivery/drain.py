@@ -314,7 +314,7 @@ class _Drain:
 
     def _answered_late(self, state: Parked, outcome: Outcome) -> None:
         """Takes the result of a task that nobody waited for any more: the database is slow, and well."""
-        self._note(state.company, state.partition, outcome)
+        self._note(state.company, state.partition, outcome, waited=True)
         if outcome.applied and outcome.applied.messages:
             state = replace(state, attempts=0, next_try_at=datetime.now(UTC), reason="its database is slow")
             self._set_parked(state.company, state)
@@ -336,7 +336,7 @@ class _Drain:
             log.error("company %r: unexpected %s\n%s", lane.company, type(error).__name__, frames)  # noqa: TRY400
             self._park(lane, f"unexpected {type(error).__name__}, a defect; the log says where")
         else:
-            self._note(lane.company, lane.partition, outcome)
+            self._note(lane.company, lane.partition, outcome, waited=lane.recovering)
             lane.finish()
             if lane.recovering:
                 self._catch_up(lane, outcome)
@@ -441,10 +441,10 @@ class _Drain:
         else:
             self._parked[company] = state
 
-    def _note(self, company: str, partition: int, outcome: Outcome) -> None:
+    def _note(self, company: str, partition: int, outcome: Outcome, *, waited: bool) -> None:
         applied = outcome.applied
         if applied is not None:
-            latencies = self._unsaved.add(company, partition, applied)
+            latencies = self._unsaved.add(company, partition, applied, waited=waited)
             self._done.companies.setdefault(company, Latencies()).merge(latencies)
             self._done.versions[company] = applied.watermark.version
             self._done.refused += applied.refused

@@ -33,6 +33,7 @@ _PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA legacy_alter_table = ON",  # so that a table can be swapped that a view is on
 )
+_SCRUB = ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA secure_delete = OFF")
 
 
 class SqliteDatabase:
@@ -62,10 +63,13 @@ class SqliteDatabase:
                 raise TargetFaultError(f"database {self._path} was replaced while it was open")
             cursor.execute("BEGIN IMMEDIATE")
             try:
-                yield SqliteTransaction(
+                transaction = SqliteTransaction(
                     self._spec, self._tables, self._path, cursor, self._misfit, self._generation
                 )
+                yield transaction
                 cursor.execute("COMMIT")
+                if transaction.has_dropped:
+                    self._scrub(cursor)
             except BaseException:
                 with suppress(Error):  # SQLite has rolled back by itself after some errors, a full disk among them
                     cursor.execute("ROLLBACK")
@@ -74,6 +78,18 @@ class SqliteDatabase:
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()
+
+    def _scrub(self, cursor: Any) -> None:
+        """Writes the file anew: its free space holds what was dropped, and what was moved about before."""
+        try:
+            for statement in _SCRUB:
+                cursor.execute(statement)
+                cursor.fetchall()
+        except Error as error:
+            raise TargetFaultError(
+                f"database {self._path}: what was dropped is gone from its tables, but may be in the file's free "
+                f"space ({str(error).splitlines()[0]}): run VACUUM on it"
+            ) from error
 
     def _prepare(self) -> None:
         """Makes the tables in a new database; refuses one that is another company's or has lost its table."""
@@ -123,6 +139,7 @@ class SqliteTransaction:
         self._cursor = cursor
         self._misfit = misfit
         self._generation = generation
+        self.has_dropped = False
 
     def watermark(self) -> Watermark:
         """What the database has applied."""
@@ -192,6 +209,7 @@ class SqliteTransaction:
 
     def drop(self) -> None:
         """Removes the company's rows, and the watermark."""
+        self._drop_for_good()
         for statement in self._tables.drop_all:
             self.run(statement)
 
@@ -200,9 +218,12 @@ class SqliteTransaction:
         stored = self._require_newest()
         withheld = set(self._spec.withheld)
         for name in self._names() & withheld:
+            self._drop_for_good()
             self.run(self._tables.drop_column(name))
             log.info("%s: column %s dropped from table %s", self._path, name, self._spec.name)
-        if self._generation > stored or self._names(replacement=True) & withheld:
+        built = self._names(replacement=True)
+        if built and (self._generation > stored or built & withheld):
+            self._drop_for_good()
             self.drop_replacement()
         if self._generation > stored:
             self.run(self._tables.store_entitlement(self._generation))
@@ -216,6 +237,11 @@ class SqliteTransaction:
 
     def _names(self, *, replacement: bool = False) -> set[str]:
         return {name for name, _, _ in self.query(self._tables.select_columns(replacement=replacement))}
+
+    def _drop_for_good(self) -> None:
+        """Has what is dropped from here on overwritten; that would cost too much wherever rows are updated."""
+        self.query("PRAGMA secure_delete = ON")
+        self.has_dropped = True
 
     def fit_to_contract(self) -> str | None:
         """Adds columns that the contract has gained; returns what else keeps the table from holding its rows."""

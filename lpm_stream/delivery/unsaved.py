@@ -24,14 +24,21 @@ class Unsaved:
     def __bool__(self) -> bool:
         return bool(self.delivered or self.latencies or self.parked)
 
-    def add(self, company: str, partition: int, applied: Applied) -> Latencies:
-        """Notes a transaction; returns the latencies of its changes."""
+    def add(self, company: str, partition: int, applied: Applied, *, waited: bool) -> Latencies:
+        """Notes a transaction; returns the latencies of its changes.
+
+        Args:
+            company: whose.
+            partition: the hub partition that holds its messages.
+            applied: the transaction.
+            waited: whether its changes waited in the hub for a company that was parked or paused.
+        """
         latencies = Latencies()
         uncounted = applied.changes  # less than the messages hold if rows were refused, or had come before
         for message in applied.messages:
             changes = min(message.rows, uncounted)
             if changes:
-                latencies.add((applied.applied_at - message.committed_at).total_seconds(), changes)
+                latencies.add((applied.applied_at - message.committed_at).total_seconds(), changes, waited=waited)
                 uncounted -= changes
         minute = applied.applied_at.replace(second=0, microsecond=0)
         self.latencies[company, minute].merge(latencies)

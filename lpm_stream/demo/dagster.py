@@ -38,8 +38,14 @@ _CHECKED = """
 """
 _RUN_CHECKS = """
 mutation Run($selector: JobOrPipelineSelector!, $config: RunConfigData!) {
-  launchRun(executionParams: {selector: $selector, runConfigData: $config}) { __typename }
+  launchRun(executionParams: {selector: $selector, runConfigData: $config}) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+  }
 }
+"""
+_RUN = """
+query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }
 """
 _RUNS = """
 query Runs($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs { results { runId } } } }
@@ -109,16 +115,28 @@ class Dagster:
                     newest.setdefault(key, Checked(*key, result["success"], result["severity"]))
         return list(newest.values())
 
-    def run_checks(self, job: str) -> None:
-        """Starts the job that runs the checks of all companies, as somebody would by hand.
+    def run_checks(self, job: str) -> str:
+        """Starts the job that runs the checks of all companies, as somebody would by hand; returns the run's id.
 
         Raises:
             LpmStreamError: if it does not start.
         """
         place = {"repositoryName": "__repository__", "repositoryLocationName": _LOCATION, "jobName": job}
-        done = self._ask(_RUN_CHECKS, {"selector": place, "config": {}})["launchRun"]["__typename"]
-        if done != "LaunchRunSuccess":
-            raise LpmStreamError(f"job {job} does not start: {done}; see the logs in {self.logs}")
+        done = self._ask(_RUN_CHECKS, {"selector": place, "config": {}})["launchRun"]
+        if "run" not in done:
+            raise LpmStreamError(f"job {job} does not start: {done['__typename']}; see the logs in {self.logs}")
+        return str(done["run"]["runId"])
+
+    def has_ended(self, run: str) -> bool:
+        """Whether a run has ended well.
+
+        Raises:
+            LpmStreamError: if it has not, and never will.
+        """
+        status = self._ask(_RUN, {"id": run})["runOrError"].get("status")
+        if status in {"FAILURE", "CANCELED"}:
+            raise LpmStreamError(f"run {run} ended as {status}; see it in {self.url}/runs/{run}")
+        return bool(status == "SUCCESS")
 
     def end_runs(self) -> None:
         """Ends the runs in hand as somebody would by hand: stopped with everything else, they would fail."""

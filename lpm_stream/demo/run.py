@@ -30,7 +30,8 @@ from lpm_stream.stream import Stream
 
 _START_SECONDS = 90.0
 _CATCH_UP_SECONDS = 120.0
-_JUDGE_SECONDS = 360.0  # two files of a company, with the run and the alert that follow
+_CHECK_SECONDS = 120.0  # a run of all checks; what is not checked by then counts as failed
+_FAULT_SECONDS = 360.0  # two files of a company, with the run and the alert that follow
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class _Running:
         seen = self.watch.look()
         faults = self.watch.faults(seen)
         as_expected = all(one.found for one in faults) if demo.fault else seen.well
-        as_expected = as_expected and bool(faults) == (demo.fault is not None)
+        as_expected = as_expected and bool(faults) == (demo.fault is not None) and not self.watch.lacks(seen)
         return _Streamed(before, seconds, self.dagster.ticks(), seen, faults, as_expected)
 
     def _traffic(self, simulator: Simulator) -> None:
@@ -155,19 +156,27 @@ class _Running:
 
     def _judge(self) -> None:
         """Waits until checks and alerts show what they are to show, or for long enough."""
+        if self.demo.fault is not None:
+            self._wait(_Stage("checking", _FAULT_SECONDS, self._shows_fault()), or_else=False)
+            return
+        written = self.watch.written()  # further ones come each minute, for as long as anybody waits
+        checking = self.dagster.run_checks(check_job_name(self.stream.spec))
+
+        def is_done(_status: Status) -> bool:
+            return self.dagster.has_ended(checking) and self.watch.are_compared(written)
+
+        self._wait(_Stage("checking", _CHECK_SECONDS, is_done), or_else=False)
+
+    def _shows_fault(self) -> Callable[[Status], bool]:
         files_of = self.legacy.companies if self.legacy is not None else ()
         if len(files_of) < len(self.demo.companies):  # no file comes that has the others checked
             self.dagster.run_checks(check_job_name(self.stream.spec))
 
         def is_done(_status: Status) -> bool:
             seen = self.watch.seen()
-            faults = self.watch.faults(seen)
-            shown = (
-                any(one.found for one in faults) if self.demo.fault else self.watch.all_compared() and seen.well
-            )
-            return shown and not self.watch.lacks(seen)
+            return any(one.found for one in self.watch.faults(seen)) and not self.watch.lacks(seen)
 
-        self._wait(_Stage("checking", _JUDGE_SECONDS, is_done), or_else=False)
+        return is_done
 
     def _require_well(self) -> None:
         self.dagster.require_alive()

@@ -134,11 +134,14 @@ class Watch:
         """Whether a check of a company has yet to run."""
         return len(seen.checks) < len(self._companies) * len(check_names(self._stream.spec))
 
-    def all_compared(self) -> bool:
-        """Whether the files that the legacy system has written so far are compared."""
-        kept = reconciliations.read(self._stream.store, self._stream.spec.name)
-        compared = {one.file for one in kept}
-        return self._legacy is None or compared >= {one.path for one in self._legacy.written if one.path}
+    def written(self) -> frozenset[str]:
+        """The files that the legacy system has written so far, by their paths."""
+        files = self._legacy.written if self._legacy else ()
+        return frozenset(one.path for one in files if one.path)
+
+    def are_compared(self, files: frozenset[str]) -> bool:
+        """Whether these files are compared."""
+        return files <= {one.file for one in reconciliations.read(self._stream.store, self._stream.spec.name)}
 
     def faults(self, seen: Seen) -> tuple[Injected, ...]:
         """The fault that was injected, if one was, and whether it shows."""

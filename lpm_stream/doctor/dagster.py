@@ -1,21 +1,20 @@
-"""Looks at Dagster: whether its daemon lives, and the feed's sensors are on."""
+"""Looks at Dagster: whether its daemon lives, and the feed's sensors are on and well."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from dagster import DagsterInstance
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus
+from dagster._core.definitions.run_request import InstigatorType
 
 from lpm_stream.doctor.outcome import NothingThereError
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
-
-_SENSORS = "SENSOR"
+from lpm_stream.sensing import failing, is_sensor_of
 
 
 def look(spec: FeedSpec) -> str:
-    """The daemon's heartbeat and the sensors' states, out of the instance's storage.
+    """The daemon's heartbeat and the sensors' states and ticks, out of the instance's storage.
 
     Raises:
         NothingThereError: if no `DAGSTER_HOME` is set.
@@ -29,7 +28,7 @@ def look(spec: FeedSpec) -> str:
     with DagsterInstance.get() as instance:
         if problems := [*_daemons(instance), *_sensors(instance, spec)]:
             raise LpmStreamError("; ".join(problems))
-    return "its daemon lives, and no sensor of the feed is off"
+    return "its daemon lives, and no sensor that the feed needs is off or fails"
 
 
 def _daemons(instance: DagsterInstance) -> Iterator[str]:
@@ -46,12 +45,11 @@ def _daemons(instance: DagsterInstance) -> Iterator[str]:
 
 
 def _sensors(instance: DagsterInstance, spec: FeedSpec) -> Iterator[str]:
-    for state in instance.all_instigator_state():
-        if state.instigator_type.value == _SENSORS and _is_of(spec, state):
-            name = state.instigator_name
-            if state.status == InstigatorStatus.STOPPED:
-                yield f"sensor {name} is off: turn it on in Dagster under Automation"
-
-
-def _is_of(spec: FeedSpec, state: InstigatorState) -> bool:
-    return state.instigator_name.removesuffix("_files").endswith(f"_{spec.name}")
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        name = state.instigator_name
+        if not is_sensor_of(spec.name, name):
+            continue
+        if not state.is_running:
+            yield f"sensor {name} is off: turn it on in Dagster under Automation"
+        elif found := failing(instance, state):
+            yield f"sensor {name} fails since {found.since:%Y-%m-%dT%H:%M:%SZ}: {found.error}"

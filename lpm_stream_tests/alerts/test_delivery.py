@@ -17,6 +17,7 @@ from lpm_stream.alerts import channels, outbox
 from lpm_stream.alerts.incidents import read_incidents
 from lpm_stream.alerts.run import run
 from lpm_stream.control import parking, tables
+from lpm_stream.control.registry import register
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream
@@ -122,6 +123,7 @@ def test_a_channel_that_refuses_is_tried_again(stream, ports, mail):
 
 def test_many_at_once_become_one_message(stream, ports, mail):
     for company in "ABCDEFG":
+        register(stream.store, company)
         park(stream, company)
     with webhook(ports[1]) as web:
         assert run(stream).sent == 14

@@ -9,7 +9,7 @@ from deltalake import write_deltalake
 from lpm_stream.alerts import raised
 from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.look import look
-from lpm_stream.control import leases, parking, progress, quarantine, tables
+from lpm_stream.control import entries, leases, parking, progress, quarantine, tables
 from lpm_stream.control.registry import register
 from lpm_stream.errors import SourceError
 from lpm_stream.stream import Stream, open_stream
@@ -190,4 +190,17 @@ def test_a_check_raises_and_withdraws_its_cause(stream):
     assert (cause.kind, cause.company, cause.likely) == ("check_failed:complete", "A", "a late file")
     assert cause.what == "check complete fails: 4 keys are missing"
     raised.check_came_out(stream.store, SPEC.name, "complete", "A", None)
+    assert found(stream) == {}
+
+
+def test_nothing_is_wrong_with_a_company_that_was_removed(stream):
+    rows = [
+        quarantine.Refused("A", 1, "publish", "bad", str(n)) for n in range(SPEC.quarantine_rows_per_minute + 1)
+    ]
+    with stream.store.write() as connection:
+        quarantine.add(connection, SPEC.name, rows)
+    raised.check_came_out(stream.store, SPEC.name, "fresh", "A", "no delivery")
+    park(stream, "A", kind="gap")
+    assert {company for _, company in found(stream)} == {"A"}
+    entries.set_state(stream.store, "A", "offboarding")
     assert found(stream) == {}

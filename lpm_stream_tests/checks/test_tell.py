@@ -10,7 +10,7 @@ from lpm_stream.alerts.look import look
 from lpm_stream.alerts.raised import raise_cause, read_raised, withdraw_cause
 from lpm_stream.checks.result import Result
 from lpm_stream.checks.tell import Teller
-from lpm_stream.control import parking
+from lpm_stream.control import entries, parking
 from lpm_stream.feed.checks import CheckName, Severity
 from lpm_stream.stream import Stream
 from lpm_stream_tests.checks.example import SPEC
@@ -45,6 +45,13 @@ def test_what_follows_from_parking_is_not_told_besides(stream, name):
     park(stream, "A")
     assert tell(stream, name) == []
     assert "parked" in {cause.kind for cause in look(stream).causes if cause.company == "A"}
+
+
+@pytest.mark.parametrize("name", ["latency_slo", "complete_against_legacy", "sooner_than_legacy"])
+def test_what_follows_from_a_pause_is_not_told(stream, name):
+    entries.set_state(stream.store, "A", "paused")
+    assert tell(stream, name) == []
+    assert len(tell(stream, "complete_against_source")) == 1
 
 
 def test_a_neighbour_s_trouble_explains_nothing(stream):

@@ -20,11 +20,12 @@ from lpm_stream.alerts import raised
 from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.incidents import read_incidents
 from lpm_stream.components.alerts import dagsters_causes
+from lpm_stream.components.onboarding import onboard_job
 from lpm_stream.components.partitions import partition_key
 from lpm_stream.control.registry import register
 from lpm_stream.errors import LpmStreamError, SourceError
 from lpm_stream.stream import Stream
-from lpm_stream_tests.example import SPEC
+from lpm_stream_tests.example import SPEC, append, orders
 
 COMPANY = "it's / C%"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -97,10 +98,17 @@ def test_a_sensor_that_keeps_failing(sensor, causes):
     assert cause.page == "/locations/lpm_stream/sensors/deliver_orders"
 
 
+@pytest.mark.parametrize("name", ["watch_orders_files", "onboard_new_partitions", "alerts_orders"])
+def test_every_sensor_that_the_feed_needs_is_told_of(sensor, causes, name):
+    sensor(name, BAD, BAD, BAD)
+    assert [cause.kind for cause in causes()] == [f"sensor_failing:{name}"]
+
+
 @pytest.mark.parametrize("outcomes", [(BAD, BAD, BAD, GOOD), (BAD, BAD), (GOOD, BAD, BAD, BUSY), ()])
 def test_a_sensor_that_may_be_well(sensor, causes, outcomes):
     sensor("deliver_orders", *outcomes)
     sensor("deliver_others", BAD, BAD, BAD)
+    sensor("deliver_special_orders", BAD, BAD, BAD)
     assert causes() == []
 
 
@@ -123,6 +131,24 @@ def test_a_failed_run_until_another_made_up_for_it(stream, run, causes):
     assert len(causes()) == 1
     assert run(COMPANY)
     assert causes() == []
+
+
+def test_an_onboarding_that_has_failed_until_the_company_is_onboarded(stream, instance, causes):
+    append(stream.table, orders(["1"], COMPANY))
+
+    def onboard(company: str, database: str = "") -> bool:
+        config = {"ops": {"onboard": {"config": {"company": company, "database": database}}}}
+        done = onboard_job([SPEC]).execute_in_process(config, instance, raise_on_error=False)
+        return done.success
+
+    nowhere = "sqlite:////proc/no.db"
+    assert not onboard(COMPANY, nowhere)
+    assert not onboard("D", nowhere)
+    assert not onboard("A")  # it is a customer already
+    kinds = {"run_failed:onboard_company:it's / C%25", "run_failed:onboard_company:D"}
+    assert {cause.kind for cause in causes()} == kinds
+    assert onboard(COMPANY)
+    assert [cause.kind for cause in causes()] == ["run_failed:onboard_company:D"]
 
 
 def test_many_failed_runs_are_all_seen(run, causes):

@@ -65,6 +65,26 @@ def test_what_is_wrong_is_said(run, config, message):
     assert "hush" not in str(caught.value)
 
 
+def test_a_password_is_refused_before_dagster_stores_it(stream, tmp_path, monkeypatch):
+    place = "postgresql://u:hush@h/d"
+    monkeypatch.setenv("PLACE", place)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        for given in (place, {"env": "PLACE"}):
+            config = {"ops": {"onboard": {"config": {"company": "X", "database": given}}}}
+            with pytest.raises(LpmStreamError, match="database: the URL has a password") as caught:
+                onboard_job([SPEC]).execute_in_process(config, instance)
+            assert "hush" not in str(caught.value)
+        assert instance.get_runs() == []
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"hush" in path.read_bytes()]
+    assert kept == []
+
+
+def test_a_database_may_be_named_by_dagster_s_env(stream, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLACE", f"sqlite:///{tmp_path}/own.db")
+    run(company=COMPANY, database={"env": "PLACE"})
+    assert (tmp_path / "own.db").exists()
+
+
 def test_a_partition_that_somebody_adds_is_onboarded(stream, instance, run, tick):
     instance.add_dynamic_partitions("customer", ["A", partition_key(COMPANY)])
     found = tick()

@@ -65,6 +65,21 @@ def test_what_came_since_an_earlier_state(earlier, later):
     assert longest * (1 - 1e-9) <= since.longest <= longest * 1.02 * (1 + 1e-9)
 
 
+@given(TIMES, TIMES)
+def test_what_waited_is_told_apart(streamed, waited):
+    both = counted(streamed)
+    for seconds, changes in waited:
+        both.add(seconds, changes, waited=True)
+    again = Latencies.from_json(both.to_json())
+    assert again == both
+    assert again.changes == sum(changes for _, changes in streamed + waited)
+    assert again.streamed().buckets == counted(streamed).buckets
+    assert again.since(counted(streamed)).streamed().changes == 0
+    twice = counted(streamed)
+    twice.merge(both)
+    assert twice.streamed().changes == 2 * counted(streamed).changes
+
+
 def test_nothing_counted_has_no_quantiles():
     assert Latencies().quantile(0.5) is None
     assert Latencies().summary() == {"p50": None, "p95": None, "p99": None, "max": None}

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from deltalake import DeltaTable
 
-from lpm_stream.control import backfills, leases, parking, progress, quarantine, tables
+from lpm_stream.control import backfills, entries, leases, parking, progress, quarantine, tables
 from lpm_stream.control.registry import database_urls, register
 from lpm_stream.delivery import backfill as backfill_module
 from lpm_stream.delivery.backfill import Backfilled, backfill
@@ -418,3 +418,55 @@ def test_many_old_broken_rows_do_not_keep_a_company_from_being_loaded(stream, se
     with open_stream(settings, strict) as narrow:
         assert load(narrow).refused == 9
     assert stored(stream, "A").keys() == {"x"}
+
+
+def remove(stream: Stream) -> None:
+    entries.set_state(stream.store, "A", "offboarding")
+
+
+def revoke(stream: Stream) -> None:
+    before = entries.read(stream.store, "A").company
+    with stream.store.write() as connection:
+        entries.change(connection, before, before.model_copy(update={"groups": ("base",)}))
+
+
+def move(stream: Stream) -> None:
+    before = entries.read(stream.store, "A").company
+    with stream.store.write() as connection:
+        entries.change(connection, before, before.model_copy(update={"database": "sqlite:///elsewhere.db"}))
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize(
+    ("change", "said"), [(remove, "not registered"), (revoke, "other columns"), (move, "another database")]
+)
+def test_nothing_more_is_loaded_once_the_company_is_served_otherwise(stream, rebuild, change, said, small_batches):
+    commit(stream, orders(keys(2), "A"))
+    deliver(stream)
+    commit(stream, orders(keys(9), "A"))
+    asked: list[bool] = []
+
+    def meanwhile() -> bool:
+        if not asked:
+            change(stream)
+        asked.append(True)
+        return True
+
+    with pytest.raises(LpmStreamError, match=said):
+        load(stream, rebuild=rebuild, meanwhile=meanwhile)
+    assert len(asked) == 1
+    with closing(sqlite3.connect(stream.settings.home / "companies" / "A.db")) as connection:
+        assert connection.execute("SELECT count(*), max(_commit_version) FROM orders").fetchone() == (2, 1)
+    found = backfills.read(stream.store, SPEC.name)["A"]
+    assert (found.loaded_version, said in found.outcome) == (-1, True)
+
+
+def test_a_load_goes_on_when_another_company_is_removed_and_this_one_is_paused(stream, small_batches):
+    commit(stream, orders(keys(9), "A"))
+
+    def meanwhile() -> bool:
+        entries.set_state(stream.store, "A", "paused")
+        entries.set_state(stream.store, "B", "offboarding")
+        return True
+
+    assert load(stream, meanwhile=meanwhile).rows == 9

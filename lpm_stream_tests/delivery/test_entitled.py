@@ -4,17 +4,23 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
 import pytest
 import sqlalchemy as sa
 
+from lpm_stream.alerts import raised
+from lpm_stream.alerts.incidents import Silence, silence
+from lpm_stream.alerts.run import run as look_for_alerts
 from lpm_stream.change_company import change, confirm, drop_data, finish, unfinished
 from lpm_stream.checks.run import run_checks
-from lpm_stream.control import entries, parking, registry
+from lpm_stream.control import entries, parking, registry, tables
 from lpm_stream.control.registry_file import Change
 from lpm_stream.control.tables import companies
+from lpm_stream.control.tidy import tidy_ledger
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import CompanyDatabase, Transaction, open_database
 from lpm_stream.delivery.entitled import EntitlementsChangedError
@@ -76,6 +82,29 @@ def test_a_revocation_takes_effect_on_what_is_stored_and_on_the_stream(grouped):
     publish(grouped)
     deliver(grouped)
     assert notes(grouped, "B") == {"2": "no column", "3": "no column"}
+
+
+def left_in_files(stream: Stream, company: str, text: bytes) -> int:
+    """How often a text is in the files of a company's SQLite database, be it where a page is free."""
+    return sum(
+        path.read_bytes().count(text) for path in (stream.settings.home / "companies").glob(f"{company}.db*")
+    )
+
+
+def test_what_was_dropped_cannot_be_read_in_the_file_either(grouped):
+    keys = [str(number) for number in range(100, 1_100)]
+    for _ in range(2):  # updates, too, leave what was there before in free space
+        append(grouped.table, orders(keys, "B"))
+    publish(grouped)
+    deliver(grouped)
+    assert left_in_files(grouped, "B", b"note of") >= len(keys)
+    grant(grouped, "B", "base")
+    assert len(notes(grouped, "B")) == len(keys) + 1
+    assert left_in_files(grouped, "B", b"note of") == 0
+    company = entries.read(grouped.store, "B").company
+    entries.set_state(grouped.store, "B", "offboarding")
+    drop_data([grouped], company)
+    assert left_in_files(grouped, "B", b"2026-") == 0
 
 
 def test_a_revocation_that_was_not_finished_is_by_whoever_opens_the_database_next(grouped):
@@ -224,6 +253,35 @@ def test_data_is_dropped_of_companies_that_are_not_served_only(grouped):
         open_database(GROUPED, "A", url, Entitlement(("all",), entries.new_generation() + 1))
     ) as database:
         assert query(database, "SELECT count(*) FROM orders") == [(0,)]
+
+
+def rows_of(stream: Stream, company: str) -> set[str]:
+    """The tables of the control store that have something of a company."""
+    with stream.store.read() as connection:
+        return {
+            table.name
+            for table in tables.metadata.sorted_tables
+            if "company" in table.c
+            and connection.execute(sa.select(table).where(table.c.company == company)).first()
+        }
+
+
+def test_nothing_but_the_audit_is_kept_of_a_company_whose_data_was_dropped(grouped):
+    raised.check_came_out(grouped.store, "orders", "fresh", "B", "no delivery")
+    look_for_alerts(replace(grouped, settings=grouped.settings.model_copy(update={"alert_urls": "env:NOWHERE"})))
+    silence(grouped.store, "orders", Silence(None, "B", datetime.now(UTC) + timedelta(hours=1)))
+    tidy_ledger(grouped.store, timedelta(days=1), datetime.now(UTC) + timedelta(days=3))
+    company = entries.read(grouped.store, "B").company
+    entries.set_state(grouped.store, "B", "offboarding")
+    append(grouped.table, orders(["3"], "B"))
+    publish(grouped)
+    kept = {"incidents", "ledger_days", "ledger_totals", "raised_causes", "silences", "unknown_companies"}
+    assert kept <= rows_of(grouped, "B")
+    drop_data([grouped], company)
+    assert rows_of(grouped, "B") == {"audit", "companies"}
+    with grouped.store.read() as connection:
+        assert connection.execute(sa.select(tables.notifications)).all() == []
+    assert rows_of(grouped, "A") >= {"ledger_totals", "deliveries"}
 
 
 def opened(place: Place, generation: int, *groups: str) -> closing[CompanyDatabase]:

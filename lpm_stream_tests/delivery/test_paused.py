@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,21 @@ def test_a_paused_company_goes_on_from_where_it_was(stream):
     try_again_now(stream)
     assert_delivered(stream, ["A", "B"])
     assert parked(stream) == {}
+
+
+def test_what_waited_is_not_held_against_the_promise(stream):
+    strict = replace(stream, spec=stream.spec.model_copy(update={"slo_seconds": 0.5}))
+    entries.set_state(stream.store, "A", "paused")
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    time.sleep(0.6)  # longer than is promised
+    entries.set_state(stream.store, "A", "active")
+    try_again_now(stream)
+    assert_delivered(stream, ["A"])
+    [result] = run_checks(strict, ["A"], ["latency_slo"])
+    assert result.passed
+    assert "1 more waited while it was parked or paused" in result.description
+    assert (result.values["changes"], result.values["changes_that_waited"]) == (1, 1)
 
 
 def test_a_running_deliverer_notices(stream):

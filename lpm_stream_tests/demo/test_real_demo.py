@@ -1,10 +1,11 @@
-"""The real demo with a fault: minutes of real Dagster, so only where all tests are asked for."""
+"""The real demo: minutes of real Dagster, so only where all tests are asked for."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,16 +23,29 @@ CHECKS = {
 COMPANIES = {"COMPANY-01", "COMPANY-02"}
 
 
+def demo(home: Path, *asked: str) -> Any:
+    """What a demo of two companies has found; it ends well."""
+    out = home / "out.json"
+    places = ["--port", str(free_port()), "--dir", str(home / "home"), "--json", str(out)]
+    command = [sys.executable, "-m", "lpm_stream", "demo", *asked, "--companies", "2", "--rate", "50", *places]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.mark.skipif(not {"LPM_TEST_ALL", "CI"} & os.environ.keys(), reason="takes a minute: make test-all")
+@pytest.mark.timeout(300)
+def test_a_short_demo_ends_once_everything_was_checked(tmp_path: Path):
+    result = demo(tmp_path, "--for", "5")
+    checks = {(one["name"], one["company"]): one["passed"] for one in result["checks"]}
+    assert checks == {(name, company): True for name in CHECKS for company in COMPANIES}
+    assert result["alerts"] == []
+
+
 @pytest.mark.skipif(not {"LPM_TEST_ALL", "CI"} & os.environ.keys(), reason="takes five minutes: make test-all")
 @pytest.mark.timeout(900)
 def test_a_fault_is_found_by_one_check_of_one_company_and_one_alert(tmp_path: Path):
-    out = tmp_path / "out.json"
-    asked = ["--for", "60", "--fault", "missing-row", "--companies", "2", "--rate", "50"]
-    places = ["--port", str(free_port()), "--dir", str(tmp_path / "home"), "--json", str(out)]
-    command = [sys.executable, "-m", "lpm_stream", "demo", *asked, *places]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(out.read_text())
+    result = demo(tmp_path, "--for", "60", "--fault", "missing-row")
     red = ("complete_against_legacy", "COMPANY-01")
     checks = {(one["name"], one["company"]): one["passed"] for one in result["checks"]}
     assert checks == {(name, company): (name, company) != red for name in CHECKS for company in COMPANIES}

@@ -17,8 +17,9 @@ from dagster._core.remote_origin import (
     RemoteInstigatorOrigin,
     RemoteRepositoryOrigin,
 )
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickData, TickStatus
 from dagster._daemon.types import DaemonHeartbeat
+from dagster_shared.error import SerializableErrorInfo
 from typer.testing import CliRunner
 
 from lpm_stream.cli.app import app
@@ -178,10 +179,16 @@ def dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def stopped(sensor: str) -> InstigatorState:
+def state_of(sensor: str, status: InstigatorStatus) -> InstigatorState:
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lpm_stream"), "__repository__")
     origin = RemoteInstigatorOrigin(repository, sensor)
-    return InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.STOPPED)
+    return InstigatorState(origin, InstigatorType.SENSOR, status)
+
+
+def let_daemons_live(instance: dg.DagsterInstance) -> None:
+    for kind in instance.get_required_daemon_types():
+        beat = DaemonHeartbeat(timestamp=time.time(), daemon_type=kind, daemon_id="x", errors=[])
+        instance.add_daemon_heartbeat(beat)
 
 
 def test_a_daemon_that_never_ran(stream, dagster_home):
@@ -190,20 +197,42 @@ def test_a_daemon_that_never_ran(stream, dagster_home):
 
 def test_a_daemon_that_has_died_and_a_sensor_that_is_off(stream, dagster_home):
     with dg.DagsterInstance.get() as instance:
-        for kind in instance.get_required_daemon_types():
-            beat = DaemonHeartbeat(timestamp=time.time(), daemon_type=kind, daemon_id="x", errors=[])
-            instance.add_daemon_heartbeat(beat)
+        let_daemons_live(instance)
     assert doctor(stream.settings)["Dagster"].verdict == "ok"
     with dg.DagsterInstance.get() as instance:
         old = DaemonHeartbeat(timestamp=time.time() - 9_999, daemon_type="SENSOR", daemon_id="x", errors=[])
         instance.add_daemon_heartbeat(old)
-        for name in ("deliver_orders", "deliver_others"):
-            instance.add_instigator_state(stopped(name))
+        for name in ("deliver_orders", "deliver_others", "watch_orders_files", "onboard_new_partitions"):
+            instance.add_instigator_state(state_of(name, InstigatorStatus.STOPPED))
     found = doctor(stream.settings)["Dagster"]
     assert found.verdict == "failed"
     assert "daemon SENSOR does not run" in found.what
-    assert "sensor deliver_orders is off" in found.what
+    for name in ("deliver_orders", "watch_orders_files", "onboard_new_partitions"):
+        assert f"sensor {name} is off" in found.what
     assert "deliver_others" not in found.what
+
+
+def test_a_sensor_whose_ticks_fail(stream, dagster_home):
+    error = SerializableErrorInfo("wrapped", [], "E", SerializableErrorInfo("root: the disk", [], "E"))
+    with dg.DagsterInstance.get() as instance:
+        let_daemons_live(instance)
+        state = state_of("onboard_new_partitions", InstigatorStatus.DECLARED_IN_CODE)
+        instance.add_instigator_state(state)
+        for seconds in (1, 2, 3):
+            assert doctor(stream.settings)["Dagster"].verdict == "ok"
+            tick = TickData(
+                state.instigator_origin_id,
+                state.instigator_name,
+                InstigatorType.SENSOR,
+                TickStatus.FAILURE,
+                float(seconds),
+                error=error,
+                selector_id=state.selector_id,
+            )
+            instance.create_tick(tick)
+    found = doctor(stream.settings)["Dagster"]
+    assert found.verdict == "failed"
+    assert found.what.endswith("sensor onboard_new_partitions fails since 1970-01-01T00:00:01Z: root: the disk")
 
 
 def test_the_command(stream, monkeypatch):
