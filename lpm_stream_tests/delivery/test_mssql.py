@@ -273,7 +273,8 @@ def _parts(kind: str) -> tuple[str, int, int, None, None]:
 def test_what_a_value_brings_about_is_told_from_what_the_database_does(number, error):
     secret = "Violation. The duplicate key value is (SECRET)."
     connection: Any = Recorded(number, secret)
-    transaction = MssqlTransaction(SPEC, MssqlTables(SPEC, "A"), "place", connection, misfit=None, bulk=None)
+    tables = MssqlTables(SPEC, "A")
+    transaction = MssqlTransaction(SPEC, tables, "place", connection, misfit=None, bulk=None, generation=0)
     rows = pl.concat([changes("insert", "1"), changes("delete", "2")])
     with pytest.raises(error) as caught:
         transaction.merge(rows.with_columns(pl.lit(1, pl.Int64).alias(COMMIT_VERSION)))
