@@ -5,7 +5,8 @@ knows less of the registry than another before: the database remembers the gener
 open meanwhile notices by the table's columns that it is out of date.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -46,11 +47,21 @@ def entitled(spec: FeedSpec, rows: pl.DataFrame, stored: Collection[str], place:
     return rows.drop(spec.withheld, strict=False) if spec.withheld else rows
 
 
-def require_newest(generation: int, stored: int, place: str) -> None:
+def require_newest(generation: int, rows: Sequence[Sequence[Any]], place: str) -> int:
     """Keeps an older view of the registry from having its way.
 
+    Args:
+        generation: of the entitlements at hand.
+        rows: what the database remembers: the generation that it was opened with last, or nothing.
+        place: the database, for people.
+
+    Returns:
+        That generation, 0 if there is none.
+
     Raises:
-        EntitlementsChangedError: if the database was opened with a newer one.
+        EntitlementsChangedError: if it is a newer one.
     """
+    stored: int = rows[0][0] if rows else 0
     if generation < stored:
         raise EntitlementsChangedError(place, stored)
+    return stored

@@ -14,11 +14,13 @@ import polars as pl
 import sqlalchemy as sa
 
 from lpm_stream import mssql
+from lpm_stream.delivery.entitled import require_newest
 from lpm_stream.delivery.mssql_bulk import BulkCopy
 from lpm_stream.delivery.mssql_rows import as_json, require_storable
-from lpm_stream.delivery.mssql_schema import fit_to_contract, fit_to_entitlements, fitted, require_entitled
+from lpm_stream.delivery.mssql_schema import fit_to_contract, fit_to_entitlements, fitted
 from lpm_stream.delivery.mssql_tables import MssqlTables
-from lpm_stream.delivery.watermark import Watermark, pending_from_json
+from lpm_stream.delivery.table_faults import lost_table, misfit, require_own
+from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, DELETE
 from lpm_stream.feed.spec import FeedSpec
@@ -103,7 +105,7 @@ class MssqlDatabase:
                 transaction.run(tables.create_watermarks)
             if not transaction.exists(tables.entitlement_name):
                 transaction.run(tables.create_entitlements)
-            self._require_own(transaction)
+            require_own(self._company, transaction.query(tables.select_companies), self._place)
             known = transaction.query(tables.lock_watermark)
             for stage in (tables.upserts, tables.deletes):
                 if transaction.exists(stage):  # what a crash has left behind
@@ -115,25 +117,10 @@ class MssqlDatabase:
                     transaction.run(statement)
             fit_to_entitlements(self._spec, tables, transaction, self._generation)
             if lost:
-                self._misfit = (
-                    f"database {self._place} has lost its table {self._spec.name}: restore it, or build it anew "
-                    f"with lpm-stream backfill COMPANY --replace"
-                )
+                self._misfit = lost_table(self._spec, self._place)
                 return
             problems = fit_to_contract(self._spec, tables, transaction)
-            if problems:
-                self._misfit = (
-                    f"table {self._spec.name} in {self._place} does not fit the contract: {'; '.join(problems)}; "
-                    f"build it anew with lpm-stream backfill COMPANY --replace"
-                )
-
-    def _require_own(self, transaction: "MssqlTransaction") -> None:
-        owners = transaction.query(self._tables.select_companies)
-        if others := {owner for (owner,) in owners} - {self._company}:
-            raise TargetFaultError(
-                f"database {self._place} belongs to company {min(others)!r}, not {self._company!r}: "
-                f"correct the database of one of the two"
-            )
+            self._misfit = misfit(self._spec, self._place, problems)
 
 
 class MssqlTransaction:
@@ -167,9 +154,8 @@ class MssqlTransaction:
 
     def take_right_to_write(self) -> None:
         """Waits for whoever else writes."""
-        for epoch, version, number, fence, changes, pending, hold in self.query(self._tables.lock_watermark):
-            parts = pending_from_json(pending)
-            self._watermark = Watermark(epoch, version, number, fence, changes, parts, hold)
+        for row in self.query(self._tables.lock_watermark):
+            self._watermark = Watermark.from_row(row)
 
     def watermark(self) -> Watermark:
         """What the database has applied."""
@@ -195,13 +181,13 @@ class MssqlTransaction:
 
     def create_replacement(self) -> None:
         """Makes an empty table beside the company's."""
-        require_entitled(self._tables, self, self._generation)
+        self._require_newest()
         for statement in self._tables.create_replacement:
             self.run(statement)
 
     def fill_replacement(self, rows: pl.DataFrame) -> None:
         """Adds rows to it."""
-        require_entitled(self._tables, self, self._generation)
+        self._require_newest()
         name = self._tables.replacement_name
         rows, types = fitted(self._spec, rows, self._tables, self, name)
         self._upsert(name, rows, types)
@@ -212,7 +198,7 @@ class MssqlTransaction:
 
     def swap(self) -> None:
         """Puts it into the place of the company's table, for the same readers."""
-        require_entitled(self._tables, self, self._generation)
+        self._require_newest()
         grants = [self._tables.grant(*grant) for grant in self.query(self._tables.select_grants)]
         lost = [what for (what,) in self.query(self._tables.select_customers_own)]
         for statement in (*grants, *self._tables.swap):
@@ -222,16 +208,7 @@ class MssqlTransaction:
 
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark under the fence."""
-        values = (
-            watermark.epoch,
-            watermark.version,
-            watermark.sequence_number,
-            watermark.fence,
-            watermark.changes,
-            watermark.pending_json(),
-            watermark.hold,
-            watermark.fence,
-        )
+        values = (*watermark.to_row(), watermark.fence)
         if not self.query(self._tables.update_watermark, values):
             raise LeaseLostError(f"another worker with a newer lease writes to {self.place}; this one stops")
         self._watermark = watermark
@@ -274,6 +251,9 @@ class MssqlTransaction:
         self._land(
             self._tables.upserts, rows, types, lambda source: self._tables.upsert(table, rows.columns, source)
         )
+
+    def _require_newest(self) -> None:
+        require_newest(self._generation, self.query(self._tables.select_entitlement), self.place)
 
     def _land(
         self, stage: str, rows: pl.DataFrame, types: Mapping[str, str], statement: Callable[[str], str]

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from lpm_stream import mssql
 from lpm_stream.delivery.mssql_rows import as_arrow
-from lpm_stream.delivery.mssql_schema import Session, same_columns
+from lpm_stream.delivery.mssql_schema import same_columns
 from lpm_stream.delivery.mssql_tables import BATCH, MssqlTables
+from lpm_stream.delivery.session import Session
 from lpm_stream.mssql import Connection, MssqlError
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from adbc_driver_manager import Error
 
 from lpm_stream import postgresql
-from lpm_stream.delivery.postgresql_schema import fit_to_contract, fit_to_entitlements, fitted, require_entitled
+from lpm_stream.delivery.entitled import require_newest
+from lpm_stream.delivery.postgresql_schema import fit_to_contract, fit_to_entitlements, fitted
 from lpm_stream.delivery.postgresql_tables import DELETES, UPSERTS, PostgresqlTables, stored_type
-from lpm_stream.delivery.table_faults import cannot_keep
-from lpm_stream.delivery.watermark import Watermark, pending_from_json
+from lpm_stream.delivery.table_faults import cannot_keep, lost_table, misfit, require_own
+from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, DELETE
 from lpm_stream.feed.spec import FeedSpec
@@ -106,12 +107,7 @@ class PostgresqlDatabase:
                 transaction.run(tables.create_watermarks)
             if not transaction.exists(tables.entitlement_name):
                 transaction.run(tables.create_entitlements)
-            owners = transaction.query(tables.select_companies)
-            if others := {owner for (owner,) in owners} - {self._company}:
-                raise TargetFaultError(
-                    f"database {self._place} belongs to company {min(others)!r}, not {self._company!r}: "
-                    f"correct the database of one of the two"
-                )
+            require_own(self._company, transaction.query(tables.select_companies), self._place)
             known = transaction.query(tables.lock_watermark)
             lost = bool(known) and not transaction.exists(tables.name)
             if not known:  # also where it was lost: then the stream finds that it lacks what came before
@@ -120,17 +116,10 @@ class PostgresqlDatabase:
                     transaction.run(statement)
             fit_to_entitlements(self._spec, tables, transaction, self._generation)
             if lost:
-                self._misfit = (
-                    f"database {self._place} has lost its table {self._spec.name}: restore it, or build it anew "
-                    f"with lpm-stream backfill COMPANY --replace"
-                )
+                self._misfit = lost_table(self._spec, self._place)
                 return
             problems = fit_to_contract(self._spec, transaction)
-            if problems:
-                self._misfit = (
-                    f"table {self._spec.name} in {self._place} does not fit the contract: {'; '.join(problems)}; "
-                    f"build it anew with lpm-stream backfill COMPANY --replace"
-                )
+            self._misfit = misfit(self._spec, self._place, problems)
 
 
 class PostgresqlTransaction:
@@ -165,9 +154,8 @@ class PostgresqlTransaction:
 
     def take_right_to_write(self) -> None:
         """Waits for whoever else writes."""
-        for epoch, version, number, fence, changes, pending, hold in self.query(self._tables.lock_watermark):
-            parts = pending_from_json(pending)
-            self._watermark = Watermark(epoch, version, number, fence, changes, parts, hold)
+        for row in self.query(self._tables.lock_watermark):
+            self._watermark = Watermark.from_row(row)
 
     def watermark(self) -> Watermark:
         """What the database has applied."""
@@ -192,13 +180,13 @@ class PostgresqlTransaction:
 
     def create_replacement(self) -> None:
         """Makes an empty table beside the company's."""
-        require_entitled(self._tables, self, self._generation)
+        self._require_newest()
         for statement in self._tables.create_replacement:
             self.run(statement)
 
     def fill_replacement(self, rows: pl.DataFrame) -> None:
         """Adds rows to it."""
-        require_entitled(self._tables, self, self._generation)
+        self._require_newest()
         name = self._tables.replacement_name
         rows = fitted(self._spec, rows, self, name)
         self._land(UPSERTS, rows, self._tables.upsert(name, rows.columns))
@@ -209,7 +197,7 @@ class PostgresqlTransaction:
 
     def swap(self) -> None:
         """Puts it into the place of the company's table."""
-        require_entitled(self._tables, self, self._generation)
+        self._require_newest()
         customers_own = self.query(self._tables.select_customers_own)
         for statement in self._tables.swap:
             self.run(statement)
@@ -221,16 +209,7 @@ class PostgresqlTransaction:
 
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark under the fence."""
-        values = (
-            watermark.epoch,
-            watermark.version,
-            watermark.sequence_number,
-            watermark.fence,
-            watermark.changes,
-            watermark.pending_json(),
-            watermark.hold,
-        )
-        if not self.query(self._tables.update_watermark, values):
+        if not self.query(self._tables.update_watermark, watermark.to_row()):
             raise LeaseLostError(f"another worker with a newer lease writes to {self.place}; this one stops")
         self._watermark = watermark
 
@@ -258,6 +237,9 @@ class PostgresqlTransaction:
         with self._noted():
             self._cursor.execute(statement, values or None)
             return list(self._cursor.fetchall())
+
+    def _require_newest(self) -> None:
+        require_newest(self._generation, self.query(self._tables.select_entitlement), self.place)
 
     def _land(self, stage: str, rows: pl.DataFrame, statement: str) -> None:
         """Copies rows into a temporary table, and has a statement take them from there."""

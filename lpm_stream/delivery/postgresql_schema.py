@@ -1,14 +1,12 @@
 """Keeps a company's PostgreSQL tables in step with the contract and with what the source sends."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 import polars as pl
 
 from lpm_stream.delivery.entitled import entitled, require_newest
 from lpm_stream.delivery.postgresql_tables import PostgresqlTables, loaded_type, stored_type, widens
+from lpm_stream.delivery.session import Session, StoredColumn
 from lpm_stream.delivery.table_faults import key_problems
 from lpm_stream.errors import TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, polars_type
@@ -16,35 +14,6 @@ from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.postgresql import LONGEST_NAME
 
 log = logging.getLogger(__name__)
-
-
-class Session(Protocol):
-    """What executes statements, all in one transaction; `place` names the database for people."""
-
-    place: str
-
-    def run(self, statement: str) -> None:
-        """Executes a statement without a result."""
-        ...
-
-    def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Executes a statement and returns its rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class StoredColumn:
-    """A column as it is in the database.
-
-    Attributes:
-        type: as PostgreSQL spells it.
-        not_null: whether it refuses NULL.
-        needed: whether it refuses rows that say nothing about it.
-    """
-
-    type: str
-    not_null: bool
-    needed: bool
 
 
 def fit_to_contract(spec: FeedSpec, session: Session) -> list[str]:
@@ -82,7 +51,7 @@ def fit_to_entitlements(spec: FeedSpec, tables: PostgresqlTables, session: Sessi
     Raises:
         EntitlementsChangedError: if the database was opened with newer entitlements.
     """
-    stored = require_entitled(tables, session, generation)
+    stored = require_newest(generation, session.query(tables.select_entitlement), session.place)
     withheld = set(spec.withheld)
     for name in _columns(session, spec.name).keys() & withheld:
         session.run(tables.drop_column(spec.name, name))
@@ -91,18 +60,6 @@ def fit_to_entitlements(spec: FeedSpec, tables: PostgresqlTables, session: Sessi
         session.run(tables.drop_replacement)
     if generation > stored:
         session.run(tables.store_entitlement(generation))
-
-
-def require_entitled(tables: PostgresqlTables, session: Session, generation: int) -> int:
-    """The generation of the entitlements that the database was opened with last.
-
-    Raises:
-        EntitlementsChangedError: if that is a newer one.
-    """
-    rows = session.query(tables.select_entitlement)
-    stored: int = rows[0][0] if rows else 0
-    require_newest(generation, stored, session.place)
-    return stored
 
 
 def fitted(spec: FeedSpec, rows: pl.DataFrame, session: Session, table: str) -> pl.DataFrame:

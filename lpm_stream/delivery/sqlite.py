@@ -16,9 +16,9 @@ import polars.selectors as cs
 from adbc_driver_manager import Error, IntegrityError, InternalError
 
 from lpm_stream.delivery.entitled import entitled, require_newest
-from lpm_stream.delivery.table_faults import cannot_keep, key_problems
+from lpm_stream.delivery.table_faults import cannot_keep, key_problems, lost_table, misfit, require_own
 from lpm_stream.delivery.tables import SqliteTables
-from lpm_stream.delivery.watermark import Watermark, pending_from_json
+from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import LeaseLostError, RowFaultError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, INSTANT, declared_type, polars_type
 from lpm_stream.feed.spec import FeedSpec
@@ -100,12 +100,7 @@ class SqliteDatabase:
                 transaction.run(self._tables.create_watermarks)
             if self._tables.entitlement_name not in names:
                 transaction.run(self._tables.create_entitlements)
-            owners = transaction.query(self._tables.select_companies)
-            if others := {owner for (owner,) in owners} - {self._company}:
-                raise TargetFaultError(
-                    f"database {self._path} belongs to company {min(others)!r}, not {self._company!r}: "
-                    f"correct the database of one of the two"
-                )
+            require_own(self._company, transaction.query(self._tables.select_companies), self._path)
             known = transaction.query(self._tables.select_watermark)
             if not known:  # also where it was lost: then the stream finds that it lacks what came before
                 statements = () if self._spec.name in names else self._tables.create
@@ -113,10 +108,7 @@ class SqliteDatabase:
                     transaction.run(statement)
             transaction.fit_to_entitlements()
             if known and self._spec.name not in names:
-                self._misfit = (
-                    f"database {self._path} has lost its table {self._spec.name}: restore it, or build it anew "
-                    f"with lpm-stream backfill COMPANY --replace"
-                )
+                self._misfit = lost_table(self._spec, self._path)
                 return
             self._misfit = transaction.fit_to_contract()
 
@@ -146,8 +138,7 @@ class SqliteTransaction:
         rows = self.query(self._tables.select_watermark)
         if not rows:
             raise TargetFaultError(f"database {self._path} has lost its watermark; restore it")
-        epoch, version, number, fence, changes, pending, hold = rows[0]
-        return Watermark(epoch, version, number, fence, changes, pending_from_json(pending), hold)
+        return Watermark.from_row(rows[0])
 
     def merge(self, changes: pl.DataFrame) -> None:
         """Applies changes under the row guard."""
@@ -194,16 +185,7 @@ class SqliteTransaction:
 
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark under the fence."""
-        values = (
-            watermark.epoch,
-            watermark.version,
-            watermark.sequence_number,
-            watermark.fence,
-            watermark.changes,
-            watermark.pending_json(),
-            watermark.hold,
-            watermark.fence,
-        )
+        values = (*watermark.to_row(), watermark.fence)
         if not self.query(self._tables.update_watermark, values):
             raise LeaseLostError(f"another worker with a newer lease writes to {self._path}; this one stops")
 
@@ -230,10 +212,7 @@ class SqliteTransaction:
 
     def _require_newest(self) -> int:
         """The generation of entitlements that the database has; raises if this one is older."""
-        rows = self.query(self._tables.select_entitlement)
-        stored: int = rows[0][0] if rows else 0
-        require_newest(self._generation, stored, self._path)
-        return stored
+        return require_newest(self._generation, self.query(self._tables.select_entitlement), self._path)
 
     def _names(self, *, replacement: bool = False) -> set[str]:
         return {name for name, _, _ in self.query(self._tables.select_columns(replacement=replacement))}
@@ -259,12 +238,7 @@ class SqliteTransaction:
         stored.pop(COMMIT_VERSION, None)
         problems += [f"column {name} is NOT NULL and not in the contract" for name in stored if stored[name][1]]
         problems += key_problems(self._spec, [name for (name,) in self.query(self._tables.select_key)])
-        if not problems:
-            return None
-        return (
-            f"table {self._spec.name} in {self._path} does not fit the contract: {'; '.join(problems)}; build it "
-            f"anew with lpm-stream backfill COMPANY --replace"
-        )
+        return misfit(self._spec, self._path, problems)
 
     def run(self, statement: str) -> None:
         """Executes a statement without a result."""

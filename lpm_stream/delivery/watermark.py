@@ -1,9 +1,9 @@
 """What a company's database has applied of a feed, which messages that covers, and what it lacks."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 from lpm_stream.errors import TargetFaultError
 from lpm_stream.hub.message import Message, Received
@@ -114,6 +114,24 @@ class Watermark:
             raise ChangesMissingError(
                 f"it lacks changes of versions {self.version + 1} to {message.previous}", self
             )
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Self:
+        """The watermark that `to_row` was made from."""
+        epoch, version, sequence_number, fence, changes, pending, hold = row
+        return cls(epoch, version, sequence_number, fence, changes, pending_from_json(pending), hold)
+
+    def to_row(self) -> tuple[int, int, int, int, int, str, int]:
+        """The values of the columns that hold it in a database, in their order there."""
+        return (
+            self.epoch,
+            self.version,
+            self.sequence_number,
+            self.fence,
+            self.changes,
+            self.pending_json(),
+            self.hold,
+        )
 
     def pending_json(self) -> str:
         """`pending` as text, for the database."""
