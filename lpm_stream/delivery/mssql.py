@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from lpm_stream import mssql
 from lpm_stream.delivery.entitled import require_newest
+from lpm_stream.delivery.indexes import make_missing_indexes
 from lpm_stream.delivery.mssql_bulk import BulkCopy
 from lpm_stream.delivery.mssql_rows import as_json, require_storable
 from lpm_stream.delivery.mssql_schema import fit_to_contract, fit_to_entitlements, fitted
@@ -121,6 +122,8 @@ class MssqlDatabase:
                 return
             problems = fit_to_contract(self._spec, tables, transaction)
             self._misfit = misfit(self._spec, self._place, problems)
+            if not problems:
+                make_missing_indexes(tables, transaction)
 
 
 class MssqlTransaction:

@@ -8,7 +8,7 @@ import polars as pl
 
 from lpm_stream.feed.schema import COMMIT_VERSION, POLARS_TYPES, declared_type, is_widened, polars_type
 from lpm_stream.feed.spec import Column, ColumnType, FeedSpec
-from lpm_stream.mssql import listed, literal, quoted
+from lpm_stream.mssql import LONGEST_NAME, listed, literal, quoted
 
 # Instants are in UTC, as everything is here: DATETIMEOFFSET would say so, but one driver drops the offset. For
 # decimals see `stored_type`.
@@ -59,7 +59,8 @@ class MssqlTables:
         self.name = spec.name
         self.replacement_name = f"_lpm_new_{spec.name}"
         self.upserts, self.deletes = f"_lpm_upserts_{spec.name}", f"_lpm_deletes_{spec.name}"  # staging tables
-        self._index_name = f"ix_{spec.name}_{spec.event_time_column}"[:128]
+        self.indexes = {_index_name(spec, name): columns for name, columns in spec.every_index.items()}
+        self.withheld_indexes = [_index_name(spec, name) for name in spec.withheld_indexes]
         self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
         self.identity = [*self._matched, COMMIT_VERSION]
 
@@ -74,8 +75,22 @@ class MssqlTables:
 
     @property
     def create(self) -> list[str]:
-        """Creates the company's table with its constraints, and the index on the event time."""
-        return [self._create_table(self.name), self._create_index(self.name)]
+        """Creates the company's table with its constraints and indexes."""
+        return [self._create_table(self.name), *map(self.create_index, self.indexes)]
+
+    def create_index(self, index: str) -> str:
+        """Makes one of `indexes`."""
+        return self._create_index(index, self.name)
+
+    @property
+    def select_indexes(self) -> str:
+        """The names of the indexes that the table has."""
+        table = f"OBJECT_ID({literal(quoted(self.name))})"
+        return f"SELECT name FROM sys.indexes WHERE object_id = {table} AND index_id > 0"
+
+    def drop_index(self, index: str) -> str:
+        """Drops one."""
+        return f"DROP INDEX {quoted(index)} ON {quoted(self.name)}"
 
     @property
     def create_replacement(self) -> list[str]:
@@ -93,7 +108,7 @@ class MssqlTables:
         table = f"OBJECT_ID({literal(quoted(self.name))})"
         return (
             f"SELECT N'index ' + name FROM sys.indexes WHERE object_id = {table} AND index_id > 0 "
-            f"AND is_primary_key = 0 AND name <> {literal(self._index_name)} "
+            f"AND is_primary_key = 0 AND name NOT IN ({', '.join(map(literal, self.indexes))}) "
             f"UNION ALL SELECT N'trigger ' + name FROM sys.triggers WHERE parent_id = {table} "
             f"UNION ALL SELECT N'constraint ' + name FROM sys.check_constraints "
             f"WHERE parent_object_id = {table} AND is_system_named = 0 "
@@ -104,7 +119,7 @@ class MssqlTables:
     def swap(self) -> list[str]:
         """Puts the replacement into the place of the company's table. What takes long comes first."""
         return [
-            self._create_index(self.replacement_name),
+            *(self._create_index(index, self.replacement_name) for index in self.indexes),
             f"DROP TABLE IF EXISTS {quoted(self.name)}",
             f"EXEC sp_rename {literal(quoted(self.replacement_name))}, {literal(self.name)}",
         ]
@@ -123,9 +138,8 @@ class MssqlTables:
         verb, option = ("DENY", "") if state == "D" else ("GRANT", " WITH GRANT OPTION" if state == "W" else "")
         return f"{verb} {permission} ON {quoted(self.replacement_name)} TO {quoted(grantee)}{option}"
 
-    def _create_index(self, table: str) -> str:
-        column = quoted(self._spec.event_time_column)
-        return f"CREATE INDEX {quoted(self._index_name)} ON {quoted(table)} ({column})"
+    def _create_index(self, index: str, table: str) -> str:
+        return f"CREATE INDEX {quoted(index)} ON {quoted(table)} ({listed(self.indexes[index])})"
 
     def _create_table(self, name: str) -> str:
         spec = self._spec
@@ -416,6 +430,10 @@ def is_text(stored: str) -> bool:
 def _units(stored: str) -> float:
     size = stored.partition("(")[2].rstrip(")")
     return float("inf") if size == "max" else int(size)
+
+
+def _index_name(spec: FeedSpec, name: str) -> str:
+    return f"ix_{spec.name}_{name}"[:LONGEST_NAME]  # cut off is only that of the event time: no other is so long
 
 
 def _length(key: str) -> str:

@@ -15,6 +15,7 @@ from adbc_driver_manager import Error
 
 from lpm_stream import postgresql
 from lpm_stream.delivery.entitled import require_newest
+from lpm_stream.delivery.indexes import make_missing_indexes
 from lpm_stream.delivery.postgresql_schema import fit_to_contract, fit_to_entitlements, fitted
 from lpm_stream.delivery.postgresql_tables import DELETES, UPSERTS, PostgresqlTables, stored_type
 from lpm_stream.delivery.table_faults import cannot_keep, lost_table, misfit, require_own
@@ -120,6 +121,8 @@ class PostgresqlDatabase:
                 return
             problems = fit_to_contract(self._spec, transaction)
             self._misfit = misfit(self._spec, self._place, problems)
+            if not problems:
+                make_missing_indexes(tables, transaction)
 
 
 class PostgresqlTransaction:

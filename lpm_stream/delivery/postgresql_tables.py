@@ -50,14 +50,32 @@ class PostgresqlTables:
         self._company = company
         self.name = spec.name
         self.replacement_name = _fitting(f"_lpm_new_{spec.name}")
-        self._index_name = _fitting(f"ix_{spec.name}_{spec.event_time_column}")
+        self.indexes = {_fitting(f"ix_{spec.name}_{name}"): columns for name, columns in spec.every_index.items()}
+        self.withheld_indexes = [_fitting(f"ix_{spec.name}_{name}") for name in spec.withheld_indexes]
         self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
         self.identity = [*self._matched, COMMIT_VERSION]
 
     @property
     def create(self) -> list[str]:
-        """Creates the company's table with its constraints, and the index on the event time."""
-        return [self._create_table(self.name), self._create_index(self._index_name, self.name)]
+        """Creates the company's table with its constraints and indexes."""
+        return [self._create_table(self.name), *map(self.create_index, self.indexes)]
+
+    def create_index(self, index: str) -> str:
+        """Makes one of `indexes`."""
+        return self._create_index(index, index, self.name)
+
+    @property
+    def select_indexes(self) -> str:
+        """The names of the indexes that the table has."""
+        return (
+            f"SELECT relname::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+            f"WHERE indrelid = {_relation(self.name)}"
+        )
+
+    @staticmethod
+    def drop_index(index: str) -> str:
+        """Drops one."""
+        return f"DROP INDEX {quoted(index)}"
 
     @property
     def create_replacement(self) -> list[str]:
@@ -84,7 +102,7 @@ class PostgresqlTables:
             f"(SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = {new}) "
             f"UNION ALL SELECT 'index ' || relname, pg_get_indexdef(indexrelid) "
             f"FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid = {old} "
-            f"AND relname <> {literal(self._index_name)} "
+            f"AND relname NOT IN ({', '.join(map(literal, self.indexes))}) "
             f"AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND conrelid = indrelid) "
             f"UNION ALL SELECT 'trigger ' || tgname, pg_get_triggerdef(oid) "
             f"FROM pg_trigger WHERE tgrelid = {old} AND NOT tgisinternal"
@@ -96,13 +114,13 @@ class PostgresqlTables:
 
         What takes long comes before the table is locked.
         """
-        built = _fitting(f"_lpm_{self._index_name}")
+        built = {index: _fitting(f"_lpm_{index}") for index in self.indexes}
         return [
-            self._create_index(built, self.replacement_name),
+            *(self._create_index(index, name, self.replacement_name) for index, name in built.items()),
             self._copy_grants,
             f"DROP TABLE IF EXISTS {quoted(self.name)}",
             f"ALTER TABLE {quoted(self.replacement_name)} RENAME TO {quoted(self.name)}",
-            f"ALTER INDEX {quoted(built)} RENAME TO {quoted(self._index_name)}",
+            *(f"ALTER INDEX {quoted(name)} RENAME TO {quoted(index)}" for index, name in built.items()),
         ]
 
     @property
@@ -120,8 +138,8 @@ class PostgresqlTables:
             f"END LOOP; END $lpm$"
         )
 
-    def _create_index(self, index: str, table: str) -> str:
-        return f"CREATE INDEX {quoted(index)} ON {quoted(table)} ({quoted(self._spec.event_time_column)})"
+    def _create_index(self, index: str, name: str, table: str) -> str:
+        return f"CREATE INDEX {quoted(name)} ON {quoted(table)} ({listed(self.indexes[index])})"
 
     def _create_table(self, name: str) -> str:
         spec = self._spec

@@ -16,6 +16,7 @@ import polars.selectors as cs
 from adbc_driver_manager import Error, IntegrityError, InternalError
 
 from lpm_stream.delivery.entitled import entitled, require_newest
+from lpm_stream.delivery.indexes import drop_withheld_indexes, make_missing_indexes
 from lpm_stream.delivery.table_faults import cannot_keep, key_problems, lost_table, misfit, require_own
 from lpm_stream.delivery.tables import SqliteTables
 from lpm_stream.delivery.watermark import Watermark
@@ -111,23 +112,30 @@ class SqliteDatabase:
                 self._misfit = lost_table(self._spec, self._path)
                 return
             self._misfit = transaction.fit_to_contract()
+            if not self._misfit:
+                make_missing_indexes(self._tables, transaction)
 
 
 class SqliteTransaction:
-    """One transaction of a company's SQLite file."""
+    """One transaction of a company's SQLite file.
+
+    Attributes:
+        place: the file, for people.
+        has_dropped: whether what is gone has to be gone from the file, too.
+    """
 
     def __init__(  # noqa: PLR0917 - what it shares with the database
         self,
         spec: FeedSpec,
         tables: SqliteTables,
-        path: str,
+        place: str,
         cursor: Any,
         misfit: str | None,
         generation: int,
     ) -> None:
         self._spec = spec
         self._tables = tables
-        self._path = path
+        self.place = place
         self._cursor = cursor
         self._misfit = misfit
         self._generation = generation
@@ -137,7 +145,7 @@ class SqliteTransaction:
         """What the database has applied."""
         rows = self.query(self._tables.select_watermark)
         if not rows:
-            raise TargetFaultError(f"database {self._path} has lost its watermark; restore it")
+            raise TargetFaultError(f"database {self.place} has lost its watermark; restore it")
         return Watermark.from_row(rows[0])
 
     def merge(self, changes: pl.DataFrame) -> None:
@@ -181,13 +189,13 @@ class SqliteTransaction:
             try:
                 self.run(statement)
             except Error as error:
-                raise cannot_keep(self._spec, self._path, what, str(error).splitlines()[0]) from error
+                raise cannot_keep(self._spec, self.place, what, str(error).splitlines()[0]) from error
 
     def store(self, watermark: Watermark) -> None:
         """Stores the watermark under the fence."""
         values = (*watermark.to_row(), watermark.fence)
         if not self.query(self._tables.update_watermark, values):
-            raise LeaseLostError(f"another worker with a newer lease writes to {self._path}; this one stops")
+            raise LeaseLostError(f"another worker with a newer lease writes to {self.place}; this one stops")
 
     def drop(self) -> None:
         """Removes the company's rows, and the watermark."""
@@ -199,10 +207,11 @@ class SqliteTransaction:
         """Drops columns that the company may not get any more, and what a backfill has built with others."""
         stored = self._require_newest()
         withheld = set(self._spec.withheld)
+        drop_withheld_indexes(self._tables, self)
         for name in self._names() & withheld:
             self._drop_for_good()
             self.run(self._tables.drop_column(name))
-            log.info("%s: column %s dropped from table %s", self._path, name, self._spec.name)
+            log.info("%s: column %s dropped from table %s", self.place, name, self._spec.name)
         built = self._names(replacement=True)
         if built and (self._generation > stored or built & withheld):
             self._drop_for_good()
@@ -212,7 +221,7 @@ class SqliteTransaction:
 
     def _require_newest(self) -> int:
         """The generation of entitlements that the database has; raises if this one is older."""
-        return require_newest(self._generation, self.query(self._tables.select_entitlement), self._path)
+        return require_newest(self._generation, self.query(self._tables.select_entitlement), self.place)
 
     def _names(self, *, replacement: bool = False) -> set[str]:
         return {name for name, _, _ in self.query(self._tables.select_columns(replacement=replacement))}
@@ -238,7 +247,7 @@ class SqliteTransaction:
         stored.pop(COMMIT_VERSION, None)
         problems += [f"column {name} is NOT NULL and not in the contract" for name in stored if stored[name][1]]
         problems += key_problems(self._spec, [name for (name,) in self.query(self._tables.select_key)])
-        return misfit(self._spec, self._path, problems)
+        return misfit(self._spec, self.place, problems)
 
     def run(self, statement: str) -> None:
         """Executes a statement without a result."""
@@ -273,7 +282,7 @@ class SqliteTransaction:
         """
         columns = self.query(self._tables.select_columns(replacement=replacement))
         stored = {name: dtype for name, dtype, _ in columns}
-        changes = entitled(self._spec, changes, stored, self._path)
+        changes = entitled(self._spec, changes, stored, self.place)
         arriving = {
             name: found for name, found in changes.schema.items() if name not in (COMMIT_VERSION, CHANGE_TYPE)
         }
@@ -286,12 +295,12 @@ class SqliteTransaction:
             wanted = self._tables.stored_type(dtype)
             if stored.get(name, wanted) != wanted:
                 raise TargetFaultError(
-                    f"column {name} is {stored[name]} in table {self._spec.name} of {self._path}, but {dtype} in "
+                    f"column {name} is {stored[name]} in table {self._spec.name} of {self.place}, but {dtype} in "
                     f"the source now; build the table anew with lpm-stream backfill COMPANY --replace"
                 )
             if name not in stored:
                 self.run(self._tables.add_column(name, found, replacement=replacement))
-                log.info("%s: column %s added to table %s", self._path, name, self._spec.name)
+                log.info("%s: column %s added to table %s", self.place, name, self._spec.name)
         untyped = (name for name, found in arriving.items() if found == pl.Null() and name not in stored)
         return changes.drop(untyped)
 

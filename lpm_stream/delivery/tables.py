@@ -35,24 +35,35 @@ class SqliteTables:
     def __init__(self, spec: FeedSpec, company: str) -> None:
         self._spec = spec
         self._company = company
+        self.name = spec.name
         self._table = quoted(spec.name)
         self.replacement_name = f"_lpm_new_{spec.name}"
         self._replacement = quoted(self.replacement_name)
-        self._index_name = f"ix_{spec.name}_{spec.event_time_column}"
+        self.indexes = {f"ix_{spec.name}_{name}": columns for name, columns in spec.every_index.items()}
+        self.withheld_indexes = [f"ix_{spec.name}_{name}" for name in spec.withheld_indexes]
         self._keys = [quoted(key) for key in spec.primary_key]
         self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
         self.identity = [*self._matched, COMMIT_VERSION]
 
     @property
     def create(self) -> list[str]:
-        """Creates the company's table with its constraints, and the index on the event time."""
-        return [self._create_table(self._table), self.create_index]
+        """Creates the company's table with its constraints and indexes."""
+        return [self._create_table(self._table), *map(self.create_index, self.indexes)]
+
+    def create_index(self, index: str) -> str:
+        """Makes one of `indexes`."""
+        columns = ", ".join(quoted(name) for name in self.indexes[index])
+        return f"CREATE INDEX {quoted(index)} ON {self._table} ({columns})"
 
     @property
-    def create_index(self) -> str:
-        """Creates the index on the event time."""
-        column = quoted(self._spec.event_time_column)
-        return f"CREATE INDEX {quoted(self._index_name)} ON {self._table} ({column})"
+    def select_indexes(self) -> str:
+        """The names of the indexes that the table has."""
+        return f"SELECT name FROM pragma_index_list({literal(self.name)})"
+
+    @staticmethod
+    def drop_index(index: str) -> str:
+        """Drops one."""
+        return f"DROP INDEX {quoted(index)}"
 
     @property
     def create_replacement(self) -> list[str]:
@@ -67,10 +78,11 @@ class SqliteTables:
     @property
     def select_customers_own(self) -> str:
         """What a customer has added to the company's table: what it is, and the statement that makes it."""
+        ours = ", ".join(literal(index) for index in self.indexes)
         return (
             f"SELECT type || ' ' || name, sql FROM sqlite_schema WHERE type IN ('index', 'trigger') "
-            f"AND tbl_name = {literal(self._spec.name)} COLLATE NOCASE AND sql IS NOT NULL "
-            f"AND name <> {literal(self._index_name)} ORDER BY rowid"
+            f"AND tbl_name = {literal(self.name)} COLLATE NOCASE AND sql IS NOT NULL "
+            f"AND name NOT IN ({ours}) ORDER BY rowid"
         )
 
     @property
@@ -79,7 +91,7 @@ class SqliteTables:
         return [
             f"DROP TABLE IF EXISTS {self._table}",
             f"ALTER TABLE {self._replacement} RENAME TO {self._table}",
-            self.create_index,
+            *map(self.create_index, self.indexes),
         ]
 
     def _create_table(self, name: str) -> str:

@@ -1,7 +1,7 @@
 """What a feed declares: one table, its contract, and the promises made about it."""
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -23,7 +23,9 @@ Owner = Annotated[str, StringConstraints(pattern=r"^(team:[A-Za-z0-9_-]+|[^@\s]+
 BASE_GROUP, EVERY_GROUP = "base", "all"
 LONGEST_COMPANY_ID = 450  # characters: the longest text SQL Server takes into a key
 MOST_DIGITS = 38  # of a decimal: what Delta, Arrow and SQL Server hold
+LONGEST_INDEXED = 1_700  # bytes: what SQL Server takes into an index that is not the key
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+IndexName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 
 
 class Column(BaseModel):
@@ -81,6 +83,13 @@ class Column(BaseModel):
             )
 
     @property
+    def longest_bytes(self) -> int:
+        """The most that a value takes in an index: of a text, two places of two bytes a character."""
+        if self.type != "string":
+            return 17  # of a decimal; all else takes less
+        return 4 * self.max_length if self.max_length else 2**31
+
+    @property
     def type_name(self) -> str:
         """The type with its digits: `decimal(18,4)`."""
         return f"decimal({self.precision},{self.scale})" if self.type == "decimal" else self.type
@@ -98,6 +107,10 @@ class FeedSpec(BaseModel):
     company_column: str = Field(description="the column that says which company a row belongs to")
     primary_key: tuple[str, ...] = Field(min_length=1)
     event_time_column: str = Field(description="when the recorded event happened; indexed")
+    indexes: Mapping[IndexName, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="by what every company table is indexed besides key and event time: a name, and columns",
+    )
     columns: tuple[Column, ...] = Field(min_length=1)
     wire_format: Literal["avro", "ndjson"] = "avro"
     slo_seconds: float = Field(60, gt=0, description="commit to applied, at p99")
@@ -120,6 +133,7 @@ class FeedSpec(BaseModel):
     checks: Checks = Field(Checks(), description="how strict the checks of the company tables are")
 
     _withheld: tuple[str, ...] = PrivateAttr(())
+    _withheld_indexes: tuple[str, ...] = PrivateAttr(())
 
     @field_validator("legacy")
     @classmethod
@@ -166,6 +180,28 @@ class FeedSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _indexes_can_be_made(self) -> Self:
+        if self.event_time_column in self.indexes:
+            raise ValueError(f"indexes: {self.event_time_column} is that of the event time; choose another name")
+        for name, columns in self.indexes.items():
+            if not columns or len(set(columns)) < len(columns):
+                raise ValueError(f"indexes: {name} names no column, or one twice; correct it")
+            if columns in [made for other, made in self.every_index.items() if other != name]:
+                raise ValueError(f"indexes: {name} is there under another name too; remove one")
+            found = {column: self._find(column) for column in columns}
+            if unknown := [column for column in columns if found[column] is None]:
+                raise ValueError(
+                    f"indexes: {name} has {_listed(unknown)}, which is not among the columns; declare it"
+                )
+            size = sum(column.longest_bytes for column in found.values() if column)
+            if size > LONGEST_INDEXED:
+                raise ValueError(
+                    f"indexes: {name} may take {size:,} bytes a row, SQL Server takes {LONGEST_INDEXED:,}; remove "
+                    f"a column, or give its texts a smaller max_length"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _groups_leave_a_table(self) -> Self:
         """What every company needs is of group `base`, also since all else is nullable: see above."""
         if needed := [one.name for one in self.columns if one.group != BASE_GROUP and not one.nullable]:
@@ -205,11 +241,21 @@ class FeedSpec(BaseModel):
         """The columns that are left out of this contract, see `for_groups`."""
         return self._withheld
 
+    @property
+    def withheld_indexes(self) -> tuple[str, ...]:
+        """The indexes that are left out with them."""
+        return self._withheld_indexes
+
+    @property
+    def every_index(self) -> dict[str, tuple[str, ...]]:
+        """By what a company table is indexed besides its key: name to columns."""
+        return {self.event_time_column: (self.event_time_column,), **self.indexes}
+
     def for_groups(self, groups: Collection[str]) -> Self:
         """The contract of a company that is entitled to these groups: `base` always, with `all` every one.
 
-        Columns of other groups are neither among `columns` nor among those of the legacy files; `withheld` names
-        them. Columns that the source gains besides the contract count as `base`.
+        Columns of other groups are neither among `columns` nor among those of the legacy files or an index;
+        `withheld` names them. Columns that the source gains besides the contract count as `base`.
         """
         held = [one.name for one in self.columns if one.group not in {BASE_GROUP, *groups}]
         if not held or EVERY_GROUP in groups:
@@ -219,8 +265,10 @@ class FeedSpec(BaseModel):
             kept = {name: None if column in held else column for name, column in legacy.columns.items()}
             legacy = legacy.model_copy(update={"columns": kept})
         columns = tuple(one for one in self.columns if one.name not in held)
-        narrowed = self.model_copy(update={"columns": columns, "legacy": legacy})
+        indexes = {name: indexed for name, indexed in self.indexes.items() if not set(indexed) & set(held)}
+        narrowed = self.model_copy(update={"columns": columns, "indexes": indexes, "legacy": legacy})
         narrowed._withheld = tuple(held)  # noqa: SLF001 - of this class
+        narrowed._withheld_indexes = tuple(self.indexes.keys() - indexes.keys())  # noqa: SLF001
         return narrowed
 
     @property

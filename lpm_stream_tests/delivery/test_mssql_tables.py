@@ -10,9 +10,11 @@ from sqlglot import exp
 from lpm_stream.delivery.mssql_tables import MssqlTables, widens
 from lpm_stream.feed.schema import COMMIT_VERSION
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.mssql import LONGEST_NAME
 from lpm_stream_tests.delivery.test_conformance import EVERY_KEY
-from lpm_stream_tests.example import SPEC
+from lpm_stream_tests.example import SPEC as BARE
 
+SPEC = BARE.model_copy(update={"indexes": {"dear": ("amount", "paid")}})
 ODD = 'it\'s [a] "b" \\\nc ? %s'
 
 
@@ -22,6 +24,7 @@ def statements(tables: MssqlTables, columns: dict[str, str]) -> Iterator[str]:
     yield from (*tables.create, *tables.create_replacement, *tables.swap)
     yield from (tables.select_grants, tables.select_customers_own, tables.select_key(tables.name))
     yield from (tables.grant(state, "SELECT", "a ]reader") for state in "GWD")
+    yield from (tables.select_indexes, *map(tables.drop_index, tables.indexes))
     yield tables.add_column(tables.name, "od]d; --", "nvarchar(max)")
     yield from (tables.alter_column(tables.name, "x", "bigint", not_null=held) for held in (True, False))
     yield tables.alter_column(tables.name, tables.identity[0], "nvarchar(400)", not_null=True)
@@ -82,3 +85,12 @@ def test_every_statement_is_as_it_was(spec, snapshot):
 )
 def test_a_column_is_altered_only_if_every_value_fits(stored, wanted, expected):
     assert widens(stored, wanted) is expected
+
+
+def test_names_of_indexes_are_not_too_long_and_each_its_own():
+    long = SPEC.model_copy(
+        update={"name": "o" * 63, "event_time_column": "i" * 63, "indexes": {"i" * 60: ("paid",)}}
+    )
+    names = MssqlTables(long, "A").indexes
+    assert len(names) == 2
+    assert all(len(name) <= LONGEST_NAME for name in names)

@@ -28,6 +28,16 @@ def test_a_contract_is_narrowed_to_groups():
     assert spec.withheld == ()
 
 
+def test_indexes_on_what_a_company_does_not_get_are_left_out():
+    spec = with_groups(weight="scales").model_copy(
+        update={"indexes": {"heavy": ("ordered_at", "weight"), "dear": ("amount",)}}
+    )
+    narrow = spec.for_groups(["base"])
+    assert narrow.every_index == {"ordered_at": ("ordered_at",), "dear": ("amount",)}
+    assert narrow.withheld_indexes == ("heavy",)
+    assert spec.withheld_indexes == ()
+
+
 @pytest.mark.parametrize("groups", [["all"], ["base", "notes"], ["notes", "all"]])
 def test_who_may_have_everything_gets_the_contract_itself(groups: list[str]):
     spec = with_groups(note="notes")

@@ -57,6 +57,10 @@ _ASKED = {
         "AND NOT starts_with(attname, '_lpm_length_') AND (attnum = ANY (indkey) "
         "OR pg_get_expr(indexprs, indrelid) ~ ('rtrim[(]+' || quote_ident(attname) || '[)]'))"
     ),
+    r"SELECT name FROM sys.indexes WHERE object_id = OBJECT_ID\(N'\[(\w+)\]'\) AND index_id > 0$": (
+        "SELECT replace(relname, '{table}.', '') FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+        "WHERE indrelid = to_regclass('\"{table}\"')"
+    ),
     r"sys.triggers WHERE parent_id = OBJECT_ID\(N'\[(\w+)\]'\)": (
         "SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = to_regclass('\"{table}\"')"
     ),
@@ -73,7 +77,9 @@ def translated(statement: str) -> tuple[str, ...]:
         if found := re.search(asked, statement):
             return (answer.format(table=found[1]),)
     if statement.startswith("EXEC sp_rename"):
-        return (_renamed(statement),)
+        return tuple(_renamed(statement))
+    if found := re.fullmatch(r"DROP INDEX \[(.+)\] ON \[(\w+)\]", statement):
+        return (f"DROP INDEX {quoted(f'{found[2]}.{found[1]}')}",)
     altered = r"ALTER TABLE \[(\w+)\] ALTER COLUMN \[(.+)\] (.*?)(?: COLLATE \w+)?( NOT)? NULL"
     if found := re.fullmatch(altered, statement):
         kind = _sql(exp.DataType.build(found[3], dialect="tsql"))
@@ -84,10 +90,17 @@ def translated(statement: str) -> tuple[str, ...]:
     )
 
 
-def _renamed(statement: str) -> str:
+def _renamed(statement: str) -> Iterable[str]:
     table, column, new = re.findall(r"\[(\w+)\](?:\.\[(\w+)\])?', N'(\w+)'", statement)[0]
-    renamed = f'COLUMN "{column}" TO "{new}"' if column else f'TO "{new}"'
-    return f'ALTER TABLE "{table}" RENAME {renamed}'
+    if column:
+        yield f'ALTER TABLE "{table}" RENAME COLUMN "{column}" TO "{new}"'
+        return
+    yield f'ALTER TABLE "{table}" RENAME TO "{new}"'
+    yield (
+        f"DO $$ DECLARE i text; BEGIN FOR i IN SELECT indexname FROM pg_indexes WHERE tablename = '{new}' "
+        f"AND starts_with(indexname, '{table}.') LOOP EXECUTE format('ALTER INDEX %I RENAME TO %I', i, "
+        f"replace(i, '{table}.', '{new}.')); END LOOP; END $$"
+    )
 
 
 def _statements(parsed: exp.Expr) -> Iterable[str]:
@@ -154,8 +167,8 @@ def _defined(node: exp.Expr) -> exp.Expr:
 
 
 def _index(node: exp.Expr) -> exp.Expr:
-    """Without its name, which is the table's own there and the schema's here."""
-    node.set("this", None)
+    """By a name with its table's: it is the table's own there, and the schema's here."""
+    node.set("this", exp.to_identifier(f"{node.args['table'].name}.{node.name}", quoted=True))
     return node
 
 
