@@ -33,7 +33,7 @@ def not_parked(stream: Stream, companies: Sequence[str], now: datetime) -> Itera
         passed = (
             company in paused
             or state.kind == "held"
-            or (state.kind == "fault" and seconds <= spec.checks.grace_seconds)
+            or (state.kind in ("fault", "lacking") and seconds <= spec.checks.grace_seconds)
         )
         what = f"parked since {state.since:%Y-%m-%dT%H:%M:%SZ} ({state.kind}): {state.reason}"
         yield Result("not_parked", company, passed, severity(spec, "not_parked"), what, values)

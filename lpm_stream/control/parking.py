@@ -14,7 +14,7 @@ from lpm_stream.control.tables import parked
 _FIRST_PAUSE = 1.0  # seconds
 _LONGEST_PAUSE = 60.0
 
-Kind = Literal["fault", "gap", "held"]
+Kind = Literal["fault", "lacking", "gap", "held"]
 SLOW = "its database is slower than its changes come"  # the reason where nothing else is wrong
 
 
@@ -31,8 +31,8 @@ class Parked:
         reason: why, in words for an operator.
         attempts: how many times delivery has failed.
         next_try_at: when it is tried again.
-        kind: fault (of the database), gap (changes are lost that only the table has still: it needs a resync),
-            held (while a backfill loads the company).
+        kind: fault (of the database), lacking (changes, which are looked for in the hub), gap (they are not
+            there, only the table has them still: it needs a resync), held (while a backfill loads the company).
         waiting: number of changes that have come for it since, and are not delivered.
     """
 

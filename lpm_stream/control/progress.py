@@ -105,6 +105,14 @@ def write_published(connection: sa.Connection, feed: str, versions: Mapping[str,
     upsert_all(connection, published, keys, [{"version": version} for version in versions.values()])
 
 
+def raise_published(connection: sa.Connection, feed: str, company: str, version: int) -> None:
+    """Stores that a company has a version from the table, unless a later one was published for it."""
+    same = (published.c.feed == feed) & (published.c.company == company)
+    known = connection.execute(sa.select(published.c.version).where(same).with_for_update()).scalar()
+    if known is None or known < version:
+        write_published(connection, feed, {company: version})
+
+
 def read_checkpoints(store: ControlStore, feed: str) -> dict[int, int]:
     """Partition to the sequence number up to which every company was served or parked."""
     with store.read() as connection:

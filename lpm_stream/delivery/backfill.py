@@ -189,10 +189,9 @@ class _Backfill:
         known = progress.read_deliveries(self._stream.store, feed).get(self._company)
         partition = known.partition if known else -1
         delivered = progress.Delivered(mark.epoch, mark.version, partition, mark.sequence_number, now, now)
-        published = progress.read_published(self._stream.store, feed).get(self._company, -1)
         with self._stream.store.write() as connection:
             progress.write_deliveries(connection, feed, {self._company: delivered})
-            progress.write_published(connection, feed, {self._company: max(mark.version, published)})
+            progress.raise_published(connection, feed, self._company, mark.version)
 
     def _end_state(self, state: Backfill, outcome: str, loaded: int | None) -> None:
         feed = self._stream.spec.name

@@ -201,7 +201,7 @@ class _Drain:
     # Reading
 
     def _read(self) -> bool:
-        """Takes new messages from every partition, in turn; whether there were any."""
+        """Takes new messages from every partition, in turn; whether it got any further."""
         found = False
         for partition in list(self._partitions):
             if sum(lane.waiting_bytes for lane in self._lanes.values()) > _WAITING_BYTES:
@@ -213,6 +213,7 @@ class _Drain:
             except HubGapError as gap:  # companies that lack something show it by their next message, or a check
                 self._note_problem(f"{gap}; going on behind message {gap.resume_after}")
                 self._read_through[partition] = gap.resume_after
+                found = True
                 continue
             except HubError as error:
                 self._note_problem(str(error))
@@ -366,7 +367,7 @@ class _Drain:
             state = state.failed_again(state.reason, "gap")
         else:
             state = replace(state, next_try_at=datetime.now(UTC))  # behind others whose time has come
-            if outcome.is_whole:
+            if outcome.is_whole and (outcome.applied or state.kind != "lacking"):
                 state = replace(state, kind="fault", reason="its database takes its changes again; catching up")
         self._set_parked(lane.company, state)
 
@@ -378,10 +379,10 @@ class _Drain:
         state = self._parked[company] if lane.recovering else None
         if state and state.kind == "gap":
             self._park(lane, state.reason, "gap")
-        elif state and state.sequence_number <= first:
+        elif state and state.kind == "lacking":  # all since `first` was read, and the first change is a later one
             self._park(lane, self._why_lost(company, str(error)), "gap", first)
         else:
-            self._park(lane, str(error), "fault", first)
+            self._park(lane, str(error), "lacking", first)
 
     def _park_the_slowest(self) -> None:
         """Sets a company aside whose database takes long and whose messages keep others from being read."""

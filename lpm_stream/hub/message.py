@@ -15,8 +15,8 @@ class Message:
         company: the company's id; messages of one company keep their order.
         epoch: grows when the cursor is set anew: versions of different epochs cannot be compared.
         version: the commit version in the source table.
-        previous: the version before this one that has messages of the company, -1 if there is none. Whoever has
-            not got that one lacks messages.
+        previous: the version before this one that has messages of the company, -1 if there is none; or, if that is
+            not known, one that may be later. Whoever has not got so far lacks messages, or may do so.
         committed_at: the commit's time (UTC).
         chunk: number of this chunk within the company's changes of that version, from 0.
         last: whether it is the company's last chunk of that version.

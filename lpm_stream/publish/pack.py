@@ -122,13 +122,14 @@ class Packer:
         return self._bodies(rows.head(half)) + self._bodies(rows.tail(-half))
 
     def _message(self, company: str, chunk: int, last: bool, rows: int, body: bytes) -> Message:
-        previous = self._place.previous.get(company, -1)  # not before this one if the cursor was set back
+        previous = self._place.previous.get(company, -1)
         return Message(
             feed=self._spec.name,
             company=company,
             epoch=self._place.epoch,
             version=self._version,
-            previous=previous if previous < self._version else -1,
+            # A backfill was ahead, or the cursor was set back: what is really before this one is not known.
+            previous=previous if previous < self._version else self._version - 1,
             committed_at=self._committed_at,
             chunk=chunk,
             last=last,

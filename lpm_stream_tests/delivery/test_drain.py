@@ -16,6 +16,7 @@ from lpm_stream.control import leases, parking, progress, tables
 from lpm_stream.control.registry import database_urls, register
 from lpm_stream.delivery import drain as deliver_drain
 from lpm_stream.delivery import lanes, sqlite, worker
+from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.drain import Delivery
 from lpm_stream.delivery.sqlite import SqliteDatabase, SqliteTransaction
 from lpm_stream.delivery.worker import Worker
@@ -195,6 +196,39 @@ def test_a_database_restored_from_an_older_copy_is_delivered_again(stream):
     try_again_now(stream)
     assert_delivered(stream, ["A", "B"])
     assert parked(stream) == {}
+
+
+@pytest.mark.parametrize("messages", [1, 500])
+def test_what_only_the_table_has_is_known_after_one_reading(stream, monkeypatch, messages):
+    """Also where that takes several tasks, in drains of their own, past the messages of others."""
+    monkeypatch.setattr(worker, "_RECOVERY_MESSAGES", messages)
+    other = in_partition(stream, stream.hub.partition_of("A"))
+    commit(stream, **{other: "1"})
+    commit(stream, **{other: "2"})
+    backfill(stream, "A", rebuild=False, go_on=lambda: True, tell=lambda _rows, _total: None)
+    path_of(stream, "A").unlink()
+    commit(stream, A="3")
+    deliver(stream)
+    assert "reading again from behind message 0" in parked(stream)["A"].reason
+    try_again_now(stream)
+    assert parked(stream)["A"].kind == "gap"
+    assert "lpm-stream resync --company A" in parked(stream)["A"].reason
+
+
+def test_a_version_that_is_published_again_does_not_hide_what_the_hub_has_lost(stream):
+    commit(stream, A="1")
+    cursor = progress.read_cursor(stream.store, SPEC.name)
+    assert cursor is not None
+    commit(stream, A="2")
+    with stream.hub._connection(stream.hub.partition_of("A")) as connection, connection:
+        connection.execute("DELETE FROM messages")
+    with stream.store.write() as connection:
+        progress.write_cursor(connection, SPEC.name, cursor)
+    publish(stream)
+    for _ in range(2):
+        try_again_now(stream)
+    assert stored(stream, "A") == {}
+    assert parked(stream)["A"].kind == "gap"
 
 
 def test_what_was_applied_before_a_crash_is_known_after_it(stream, monkeypatch):

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lpm_stream.control import leases, parking, progress, quarantine, tables
+from lpm_stream.control import leases, parking, progress, quarantine, shares, tables
 from lpm_stream.control.registry import database_urls, register
 from lpm_stream.control.store import ControlStore
 from lpm_stream.delivery import backfill as backfill_module
@@ -136,7 +136,8 @@ class Protocol(RuleBasedStateMachine):
         self.patch.setattr(backfill_module, "_BATCH_ROWS", 2)
         self.patch.setattr(deliver_drain, "_READ_MESSAGES", 2)
         self.patch.setattr(deliver_drain, "_SAVE_SECONDS", 0.0)
-        self.patch.setattr(leases, "TTL", timedelta(0))  # so that anybody may take over at any time
+        for module in (leases, shares):
+            self.patch.setattr(module, "TTL", timedelta(0))  # so that anybody may take over at any time
         self.bomb = Bomb()
         put_steps_between(self.bomb, self.patch)
         self.rows: dict[str, Row] = {}

@@ -138,8 +138,8 @@ def test_a_commit_with_too_many_broken_rows_sets_its_company_aside(strict):
     publish(strict)
     deliver(strict)
     assert {company: one.kind for company, one in parking.read_parked(strict.store, SPEC.name).items()} == {
-        "A": "fault",
-        "B": "fault",
+        "A": "lacking",
+        "B": "lacking",
     }
     assert len(held(strict)) == 4  # the last stands for the whole version
     assert stored(strict, "A").keys() == {"1"}

@@ -62,6 +62,12 @@ def test_an_attempt_has_a_name_of_its_own():
     assert first[0].attempt != second[0].attempt
 
 
+@pytest.mark.parametrize(("published", "previous"), [({}, -1), ({"A": 3}, 3), ({"A": 7}, 6), ({"A": 9}, 6)])
+def test_a_message_names_the_version_before_it_or_one_that_may_be_later(published, previous):
+    [message] = packed(Packer(SPEC, 7, NOW, Place(previous=published), 10**6), {"A": rows("A", "1")})
+    assert message.previous == previous
+
+
 COMPANIES = st.dictionaries(st.sampled_from("ABC"), st.integers(0, 9))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from lpm_stream.control import leases, parking, progress, quarantine, tables
+from lpm_stream.control import leases, parking, progress, quarantine, shares, tables
 from lpm_stream.control.registry import database_urls, register
 from lpm_stream.control.store import ControlStore
 from lpm_stream.delivery import backfill as backfill_module
@@ -70,7 +70,8 @@ def small_steps(bomb: Bomb, databases: Databases) -> Iterator[None]:
     patch.setattr(deliver_drain, "_READ_MESSAGES", 2)
     patch.setattr(deliver_drain, "_SAVE_SECONDS", 0.0)
     patch.setattr(deliver_drain, "Slots", InlineSlots)
-    patch.setattr(leases, "TTL", timedelta(0))
+    for module in (leases, shares):
+        patch.setattr(module, "TTL", timedelta(0))
     patch.setattr(DeltaSource, "changes", step_after(bomb, DeltaSource.changes, "reading the table"))
     patch.setattr(Snapshot, "count", step_after(bomb, Snapshot.count, "pinning the table"))
     put_steps_between(bomb, patch, databases.database, databases.transaction)
