@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from azure.eventhub.exceptions import AuthenticationError, EventDataSendError, E
 from lpm_stream.errors import HubError, HubGapError
 from lpm_stream.hub.bounded import all_within, within
 from lpm_stream.hub.event_hubs_client import Access, Ends, Management, reason
-from lpm_stream.hub.event_hubs_reader import Reader
+from lpm_stream.hub.event_hubs_reader import LARGEST_MESSAGE_BYTES, Reader
 from lpm_stream.hub.message import Message, Received
 
 _MARGIN_BYTES = 16_000  # of a batch: a message's properties, its envelope and the batch's own
@@ -33,7 +34,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 4.0  # between attempts; a throttled hub ask
 _PATIENCE_SECONDS = 2.0  # how long a call waits for messages that exist: partitions are read in turn
 _ENDS_SECONDS = 1.0  # how long an answer about a partition's end holds while nothing comes
 _PREFETCH_BYTES = 128_000_000  # of all readers together
-_READERS = 4  # of a partition: the stream's own and those of companies that catch up. Event Hubs allows 5
+_READERS = 4  # of a partition, at work or not: Event Hubs allows 5, and one that is closed may linger
+_READER_SECONDS = 10.0  # how long a call waits for one that others have
 _CLOSE_SECONDS = 1.0  # a reader, which ends by itself
 _FORGET_SECONDS = 60.0  # after which a reader that nobody used is closed
 # What no second attempt changes.
@@ -54,15 +56,21 @@ class EventHubsHub:
         self._producers: dict[int, EventHubProducerClient] = {}
         self._max_bytes = 0
         self._readers: defaultdict[int, list[Reader]] = defaultdict(list)
+        self._lent: defaultdict[int, int] = defaultdict(int)
         self._ends: dict[int, tuple[float, Ends]] = {}
-        self._lock = threading.Lock()
+        self._given_back = threading.Condition()
         ids = self._management.partition_ids()
         self._partitions = sorted(map(int, ids))
         self._resolver: Any = PartitionResolver([str(number) for number in self._partitions])  # type: ignore[no-untyped-call]
 
     @property
     def max_body_bytes(self) -> int:
-        """The hub's limit for a batch, less what goes with a message; asked of the hub when first needed."""
+        """What the hub takes, or a reader counts on, less what goes with a message."""
+        return min(self._max_batch_bytes, LARGEST_MESSAGE_BYTES) - _MARGIN_BYTES
+
+    @property
+    def _max_batch_bytes(self) -> int:
+        """The hub's limit, asked of it when first needed."""
         if not self._max_bytes:
             first = self._partitions[0]
             producer = self._producer(first)
@@ -71,7 +79,7 @@ class EventHubsHub:
             except (EventHubError, TimeoutError) as error:
                 self._forget(first)
                 raise HubError(f"{self._access.name} does not take messages: {reason(error)}") from error
-        return self._max_bytes - _MARGIN_BYTES
+        return self._max_bytes
 
     def partitions(self) -> Sequence[int]:
         """The partitions' numbers."""
@@ -88,7 +96,7 @@ class EventHubsHub:
             lanes[self.partition_of(message.company)].append(message)
         if not lanes:
             return
-        max_bytes = self.max_body_bytes + _MARGIN_BYTES
+        max_bytes = self._max_batch_bytes
         stop = threading.Event()
         deadline = time.monotonic() + _SEND_SECONDS
         calls = [
@@ -106,16 +114,8 @@ class EventHubsHub:
 
     def receive(self, partition: int, after: int, max_messages: int) -> list[Received]:
         """The messages behind `after`; waits only for those that the hub says it has."""
-        reader = self._take_reader(partition, after)
-        try:
+        with self._reader(partition, after) as reader:
             received = reader.take(max_messages) or self._awaited(reader, partition, after, max_messages)
-        except HubGapError:
-            reader.close()
-            raise
-        except HubError:
-            self._put_back(reader, partition)  # it may only need longer; the next call goes on waiting
-            raise
-        self._put_back(reader, partition)
         return self._whole(partition, after, received)
 
     def end(self, partition: int) -> int:
@@ -124,7 +124,7 @@ class EventHubsHub:
 
     def close(self) -> None:
         """Closes all connections; those that do not answer are left alone."""
-        with self._lock:
+        with self._given_back:
             readers = [reader for those in self._readers.values() for reader in those]
             self._readers.clear()
         for reader in readers:
@@ -174,26 +174,49 @@ class EventHubsHub:
                 stop.wait(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _put_back(self, reader: Reader, partition: int) -> None:
-        with self._lock:
-            self._readers[partition].append(reader)
-
-    def _take_reader(self, partition: int, after: int) -> Reader:
+    @contextmanager
+    def _reader(self, partition: int, after: int) -> Iterator[Reader]:
         """The reader that stands there, for one caller at a time; a new one if there is none."""
+        with self._given_back:
+            if not self._given_back.wait_for(lambda: self._lent[partition] < _READERS, _READER_SECONDS):
+                raise HubError(f"{self._access.name}, partition {partition}: all {_READERS} readers are at work")
+            self._lent[partition] += 1
+            found = self._at_hand(partition, after)
+        reader = found or self._new_reader(partition, after)
+        try:
+            yield reader
+        except HubGapError:
+            reader.close()
+            raise
+        finally:
+            with self._given_back:
+                self._lent[partition] -= 1
+                self._readers[partition].append(reader)  # it may only need longer; the next call goes on waiting
+                self._given_back.notify()
+
+    def _at_hand(self, partition: int, after: int) -> Reader | None:
+        """The reader that stands there and is not at work."""
+        readers = self._readers[partition]
+        found = next((one for one in readers if one.position == after and one.is_well), None)
+        if found:
+            readers.remove(found)
+        return found
+
+    def _new_reader(self, partition: int, after: int) -> Reader:
+        """A new one, once those are gone whose place it takes."""
         forgotten = time.monotonic() - _FORGET_SECONDS
-        with self._lock:
+        with self._given_back:
             readers = self._readers[partition]
-            mine = next((reader for reader in readers if reader.position == after and not reader.problem), None)
-            keep = [reader for reader in readers if reader is not mine and reader.used_at > forgotten]
-            keep = sorted(keep, key=lambda reader: reader.used_at)[1 - _READERS :]
-            for reader in readers:
-                if reader is not mine and reader not in keep:
-                    reader.close()
+            well = [one for one in readers if one.used_at > forgotten and one.is_well]
+            keep = sorted(well, key=lambda one: one.used_at, reverse=True)[: _READERS - self._lent[partition]]
+            closed = [one for one in readers if one not in keep]
             self._readers[partition] = keep
-        if mine is None:
-            share = _PREFETCH_BYTES // (len(self._partitions) * _READERS)
-            mine = Reader(self._access, partition, after, share)
-        return mine
+        for one in closed:
+            one.close()
+        for one in closed:
+            one.close(wait_seconds=_CLOSE_SECONDS)
+        share = _PREFETCH_BYTES // (len(self._partitions) * _READERS)
+        return Reader(self._access, partition, after, share)
 
     def _awaited(self, reader: Reader, partition: int, after: int, max_messages: int) -> list[Received]:
         """Nothing if there is nothing; what the hub says it has is waited for."""
@@ -216,6 +239,9 @@ class EventHubsHub:
 
     def _require_kept(self, partition: int, after: int, ends: Ends) -> None:
         """Raises if what comes next is gone, also where nothing is left to show it."""
+        if after > ends.end:  # asked twice: the answer may be older than the message
+            time.sleep(_ENDS_SECONDS)
+            ends = self._management.ends(partition)
         if after > ends.end:
             raise HubGapError(
                 f"{self._access.name}, partition {partition}, ends at message {ends.end}, but message {after} was "

@@ -15,10 +15,11 @@ from lpm_stream.hub.message import Message, Received
 
 log = logging.getLogger(__name__)
 
-_MESSAGE_BYTES = 1_048_576  # the largest, standard tier
+LARGEST_MESSAGE_BYTES = 1_048_576  # that we send, whatever the hub takes; all that Event Hubs' lower tiers take
 _MAX_CREDIT = 100
 _OPEN_SECONDS = 10.0
 _GIVE_UP_SECONDS = 10.0
+_STUCK_SECONDS = 25.0  # longer than any attempt takes that ends
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
 
@@ -49,12 +50,19 @@ class Reader:
         self._waiting: deque[Received | HubGapError] = deque()
         self._waiting_bytes = 0
         self._most_bytes = prefetch_bytes // 2
-        self._credit = min(max(self._most_bytes // _MESSAGE_BYTES, 1), _MAX_CREDIT)
+        self._credit = min(max(self._most_bytes // LARGEST_MESSAGE_BYTES, 1), _MAX_CREDIT)
         self._changed = threading.Condition()
         self._is_closed = False
-        self._progress_at = 0.0
+        self._is_full = False
+        self._progress_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"event-hub-{partition}", daemon=True)
         self._thread.start()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it has neither given up nor hangs, as the SDK does while a server does not say a word."""
+        is_stuck = not self._is_full and time.monotonic() - self._progress_at > _STUCK_SECONDS
+        return not (self.problem or self._is_closed or is_stuck)
 
     def take(self, max_messages: int, wait_seconds: float = 0) -> list[Received]:
         """The next messages, [] if none has arrived.
@@ -94,7 +102,6 @@ class Reader:
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE
-        self._progress_at = time.monotonic()
         while not self._is_closed:
             before = self._progress_at
             try:
@@ -150,7 +157,10 @@ class Reader:
     def _wait_for_room(self) -> None:
         """While much is waiting, nothing is received; what is on the way is bounded by the credit."""
         with self._changed:
+            self._is_full = self._waiting_bytes > self._most_bytes
             self._changed.wait_for(lambda: self._is_closed or self._waiting_bytes <= self._most_bytes)
+            self._progress_at = time.monotonic()
+            self._is_full = False
 
 
 def _received(partition: int, number: int, event: EventData) -> Received | HubGapError:

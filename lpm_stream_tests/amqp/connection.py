@@ -19,6 +19,7 @@ _MECHANISMS, _OUTCOME = 0x40, 0x44
 _ACCEPTED, _REJECTED, _SOURCE, _TARGET, _ERROR = 0x24, 0x25, 0x28, 0x29, 0x1D
 _SELECTOR = Symbol("apache.org:selector-filter:string")
 _CREDIT, _WINDOW = 1_000, 65_536
+_MOST_READERS = 5  # of a partition, in a consumer group; Event Hubs quotas
 
 
 @dataclass
@@ -61,13 +62,14 @@ class Connection:
         self._frame_bytes = 65_536
         self._deliveries = 0
         self._transfers_in: dict[int, int] = {}
+        self._is_silent = bool(server.connects) and server.connects.popleft() == "silent"
         self._left = server.deliver_at_most.popleft() if server.deliver_at_most else None
 
     async def run(self) -> None:
         """Answers until the client leaves."""
         while True:
             head = await self._reader.readexactly(8)
-            if self._server.is_silent:
+            if self._server.is_silent or self._is_silent:
                 continue
             if head.startswith(b"AMQP"):
                 self._writer.write(head)
@@ -90,6 +92,10 @@ class Connection:
             partition.listeners.discard(listener)
         self._links.clear()
         self._writer.close()
+
+    def readers(self, partition: str) -> int:
+        """How many links of this client read a partition."""
+        return sum(link.node == partition and not link.sends for link in self._links.values())
 
     def detach_all(self, condition: str) -> None:
         """Detaches the links to partitions."""
@@ -139,6 +145,10 @@ class Connection:
         if fault == "cut":
             self.cut()
             return
+        reads = is_receiver and not node.startswith("$")
+        if fault == "ok" and reads and self._server.readers(node) >= _MOST_READERS:
+            self._server.log.append(("refused", address))
+            fault = "one too many"
         self._links[channel, handle] = link
         refused = not node or fault != "ok"
         ends = [None, None] if refused else [source, target]
@@ -149,7 +159,11 @@ class Connection:
             [name, UInt(handle), not is_receiver, 0, 0, *ends, None, None, initial, most, None, None, None],
         )
         if refused:
-            conditions = {"refuse": "amqp:internal-error", "redirect": "amqp:link:redirect"}
+            conditions = {
+                "refuse": "amqp:internal-error",
+                "redirect": "amqp:link:redirect",
+                "one too many": "amqp:resource-limit-exceeded",
+            }
             self._detach(link, conditions.get(fault, "amqp:not-found"))
         elif link.sends:
             self._give_credit(link)

@@ -11,7 +11,8 @@ from lpm_stream_tests.amqp.connection import Connection
 from lpm_stream_tests.amqp.hub import Partition
 
 SendFault = Literal["ok", "busy", "cut", "cut after storing", "detach", "silent", "slow"]
-AttachFault = Literal["ok", "refuse", "redirect", "silent", "cut"]
+AttachFault = Literal["ok", "refuse", "redirect", "silent", "cut", "one too many"]
+ConnectFault = Literal["ok", "silent"]
 
 
 class EventHubsServer:
@@ -21,6 +22,7 @@ class EventHubsServer:
         partitions: what the hub keeps, by partition id.
         sends: what happens to the next batches; where it is empty, they are stored.
         attaches: what happens to the next links to partitions.
+        connects: what happens to the next connections.
         deliver_at_most: so many events go out before the connection is cut, each time.
         max_message_bytes: the largest batch, as the hub announces it.
         token_status: what an authentication gets.
@@ -34,6 +36,7 @@ class EventHubsServer:
         self.max_message_bytes = max_message_bytes
         self.sends: deque[SendFault] = deque()
         self.attaches: deque[AttachFault] = deque()
+        self.connects: deque[ConnectFault] = deque()
         self.deliver_at_most: deque[int] = deque()
         self.token_status = 202
         self.is_silent = False
@@ -63,6 +66,10 @@ class EventHubsServer:
             f"Endpoint=sb://localhost:{self.port};SharedAccessKeyName=x;SharedAccessKey=c2VjcmV0;"
             f"UseDevelopmentEmulator=true;EntityPath={self.name}"
         )
+
+    def readers(self, partition: str) -> int:
+        """How many links read a partition now; asked where the connections live."""
+        return sum(connection.readers(partition) for connection in self._connections)
 
     def in_loop(self, action: Callable[[], Any]) -> Any:
         """Runs something where the connections live, and returns what it returns."""

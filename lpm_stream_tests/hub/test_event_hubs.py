@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -216,6 +216,18 @@ def test_a_link_that_is_never_opened_is_an_error_not_an_empty_partition(server, 
         versions(hub, "A")
 
 
+def test_a_reader_whose_connection_never_says_anything_is_replaced(server, hub, hurried, monkeypatch):
+    monkeypatch.setattr(event_hubs_reader, "_STUCK_SECONDS", 2.0)
+    hub.send([message("A", 1)])
+    partition = hub.partition_of("A")
+    server.connects.append("silent")
+    for _ in range(20):
+        with suppress(HubError):
+            assert [one.message.version for one in received(hub, partition)] == [1]
+            return
+    pytest.fail("it stays with the reader that hangs")
+
+
 def test_a_hub_that_has_gone_silent_is_an_error_not_an_empty_partition(server, hub, hurried):
     hub.send([message("A", 1)])
     server.is_silent = True
@@ -263,6 +275,24 @@ def test_readers_that_come_and_go_do_not_pile_up(server, hub):
         assert hub.receive(partition, after, 1)[0].message.version == after + 1
         assert hub.receive(partition, 14 - after, 1)[0].message.version == 15 - after
     assert len(hub._readers[partition]) <= event_hubs._READERS
+
+
+def test_many_at_once_do_not_take_more_readers_than_event_hubs_allows(server, hub):
+    hub.send([message("A", version) for version in range(1, 41)])
+    partition = hub.partition_of("A")
+    found: list[int] = []
+    threads = [
+        threading.Thread(
+            target=lambda after=after: found.extend(one.message.version for one in received(hub, partition, after))
+        )
+        for after in range(0, 40, 4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted(version for after in range(0, 40, 4) for version in range(after + 1, 41))
+    assert "refused" not in {what for what, _ in server.log}
 
 
 # Opening
