@@ -61,6 +61,7 @@ def begin_anew(stream: Stream) -> int:
             taken = snapshot.fit.taken  # by the backfills, which build every table anew
             cursor = progress.Cursor(source.table_id, version, version, (), epoch, seen, taken)
             progress.write_cursor(connection, feed, cursor)
+            progress.forget_published(connection, feed)
             progress.write_published(connection, feed, dict.fromkeys(companies, version))
             audit.record(connection, "resync", None, {"feed": feed, "version": version, "epoch": epoch})
     finally:

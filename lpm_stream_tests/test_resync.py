@@ -99,6 +99,43 @@ def test_a_table_set_back_to_an_older_copy_is_followed_from_there(stream, tmp_pa
     goes_on(stream)
 
 
+@pytest.mark.parametrize("race", [False, True])
+def test_what_was_published_before_says_nothing_about_the_versions_to_come(stream, race):
+    """Neither of a company that is away meanwhile, nor of one whose backfill ends only after it."""
+    for number in range(8):
+        commit(stream, A=f"a{number}", B=f"b{number}")
+    deliver(stream)
+
+    begun: list[int] = []
+
+    def begin_anew() -> bool:
+        if not begun:
+            shutil.rmtree(f"{stream.table}/_delta_log")
+            create_table(stream.table)
+            begun.append(resync.begin_anew(stream))
+        return True
+
+    def set_state(state: str) -> None:
+        with stream.store.write() as connection:
+            mine = tables.companies.c.company == "A"
+            connection.execute(tables.companies.update().where(mine).values(state=state))
+
+    if race:
+        backfill(stream, "A", rebuild=False, go_on=begin_anew, tell=lambda _rows, _total: None)
+    else:
+        set_state("offboarding")
+        begin_anew()
+        set_state("active")
+    for company in ("A", "B"):
+        backfill(stream, company, rebuild=True, go_on=lambda: True, tell=lambda _rows, _total: None)
+    for number in range(3):
+        commit(stream, A=f"c{number}")
+        commit(stream, B=f"d{number}")
+        deliver(stream)
+        assert parked(stream) == {}
+    assert_delivered(stream, ["A", "B"])
+
+
 def test_until_a_company_is_loaded_nothing_is_delivered_to_it(stream):
     commit(stream, A="1", B="2")
     deliver(stream)

@@ -105,8 +105,16 @@ def write_published(connection: sa.Connection, feed: str, versions: Mapping[str,
     upsert_all(connection, published, keys, [{"version": version} for version in versions.values()])
 
 
-def raise_published(connection: sa.Connection, feed: str, company: str, version: int) -> None:
-    """Stores that a company has a version from the table, unless a later one was published for it."""
+def forget_published(connection: sa.Connection, feed: str) -> None:
+    """Forgets what was published: versions of an earlier epoch say nothing about those to come."""
+    connection.execute(published.delete().where(published.c.feed == feed))
+
+
+def raise_published(connection: sa.Connection, feed: str, company: str, epoch: int, version: int) -> None:
+    """Stores that a company has a version from the table; not one of another epoch, or in place of a later one."""
+    now = connection.execute(sa.select(cursors.c.epoch).where(cursors.c.feed == feed)).scalar()
+    if epoch != (now or 0):
+        return
     same = (published.c.feed == feed) & (published.c.company == company)
     known = connection.execute(sa.select(published.c.version).where(same).with_for_update()).scalar()
     if known is None or known < version:

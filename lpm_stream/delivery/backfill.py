@@ -191,7 +191,7 @@ class _Backfill:
         delivered = progress.Delivered(mark.epoch, mark.version, partition, mark.sequence_number, now, now)
         with self._stream.store.write() as connection:
             progress.write_deliveries(connection, feed, {self._company: delivered})
-            progress.raise_published(connection, feed, self._company, mark.version)
+            progress.raise_published(connection, feed, self._company, mark.epoch, mark.version)
 
     def _end_state(self, state: Backfill, outcome: str, loaded: int | None) -> None:
         feed = self._stream.spec.name

@@ -356,7 +356,8 @@ class _Drain:
             log.info("company %r has caught up and is delivered again", lane.company)
             return
         del self._lanes[lane.company]
-        arrived = sum(message.rows for message in outcome.applied.messages) if outcome.applied else 0
+        news = outcome.applied.messages if outcome.applied else ()
+        arrived = sum(message.rows for message in news)
         waiting = max(state.waiting + lane.rows - arrived, 0)
         if state.partition >= 0:
             state = replace(state, sequence_number=outcome.through + 1)
@@ -367,7 +368,7 @@ class _Drain:
             state = state.failed_again(state.reason, "gap")
         else:
             state = replace(state, next_try_at=datetime.now(UTC))  # behind others whose time has come
-            if outcome.is_whole and (outcome.applied or state.kind != "lacking"):
+            if outcome.is_whole and (news or state.kind != "lacking"):
                 state = replace(state, kind="fault", reason="its database takes its changes again; catching up")
         self._set_parked(lane.company, state)
 
@@ -375,11 +376,13 @@ class _Drain:
         """Has a company's own reader look for what its database lacks; once it has, only the table has it."""
         company, found = lane.company, error.watermark
         first = found.sequence_number + 1
+        known = self._delivered.get(company)
+        is_older = known is not None and found.sequence_number < known.sequence_number
         self._delivered[company] = self._unsaved.find(company, lane.partition, found)
         state = self._parked[company] if lane.recovering else None
         if state and state.kind == "gap":
             self._park(lane, state.reason, "gap")
-        elif state and state.kind == "lacking":  # all since `first` was read, and the first change is a later one
+        elif state and state.kind == "lacking" and not is_older:  # all since `first` was read, and it is not there
             self._park(lane, self._why_lost(company, str(error)), "gap", first)
         else:
             self._park(lane, str(error), "lacking", first)
@@ -423,7 +426,10 @@ class _Drain:
         company = lane.company
         del self._lanes[company]
         if lane.recovering:
-            state = _located(self._parked[company], lane).failed_again(reason, kind)
+            state = _located(self._parked[company], lane)
+            if kind == "fault" and state.kind in ("lacking", "gap"):  # that has not changed
+                kind, reason = state.kind, state.reason if state.kind == "gap" else reason
+            state = state.failed_again(reason, kind)
         else:
             first = lane.first_undelivered()
             assert first is not None  # noqa: S101 - a task always has messages in hand

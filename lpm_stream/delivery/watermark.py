@@ -81,7 +81,7 @@ class Watermark:
             if mark.covers(one):
                 mark = replace(mark, sequence_number=max(mark.sequence_number, one.sequence_number))
             else:
-                mark._require_what_comes_before(one.message)  # noqa: SLF001 - of its own class
+                mark._require_what_comes_before(one.message, self)  # noqa: SLF001 - of its own class
                 mark = mark._with(one)  # noqa: SLF001
         return mark
 
@@ -107,13 +107,12 @@ class Watermark:
             pending=pending,
         )
 
-    def _require_what_comes_before(self, message: Message) -> None:
+    def _require_what_comes_before(self, message: Message, stored: "Watermark") -> None:
         if message.epoch != self.epoch and not self.is_new:
-            raise ChangesMissingError("the feed was begun anew from its table (its versions count anew)", self)
+            raise ChangesMissingError("the feed was begun anew from its table (its versions count anew)", stored)
         if message.previous > self.version:
-            raise ChangesMissingError(
-                f"it lacks changes of versions {self.version + 1} to {message.previous}", self
-            )
+            lacking = f"it lacks changes of versions {self.version + 1} to {message.previous}"
+            raise ChangesMissingError(lacking, stored)
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Self:

@@ -20,7 +20,7 @@ from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.drain import Delivery
 from lpm_stream.delivery.sqlite import SqliteDatabase, SqliteTransaction
 from lpm_stream.delivery.worker import Worker
-from lpm_stream.errors import LeaseLostError, LpmStreamError
+from lpm_stream.errors import LeaseLostError, LpmStreamError, TargetFaultError
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Received
 from lpm_stream.stream import Stream
@@ -43,6 +43,10 @@ def commit(stream: Stream, **keys: str) -> None:
 
 def parked(stream: Stream) -> dict[str, parking.Parked]:
     return parking.read_parked(stream.store, SPEC.name)
+
+
+def load(stream: Stream, company: str) -> None:
+    backfill(stream, company, rebuild=False, go_on=lambda: True, tell=lambda _rows, _total: None)
 
 
 def try_again_now(stream: Stream) -> Delivery:
@@ -205,7 +209,7 @@ def test_what_only_the_table_has_is_known_after_one_reading(stream, monkeypatch,
     other = in_partition(stream, stream.hub.partition_of("A"))
     commit(stream, **{other: "1"})
     commit(stream, **{other: "2"})
-    backfill(stream, "A", rebuild=False, go_on=lambda: True, tell=lambda _rows, _total: None)
+    load(stream, "A")
     path_of(stream, "A").unlink()
     commit(stream, A="3")
     deliver(stream)
@@ -213,6 +217,83 @@ def test_what_only_the_table_has_is_known_after_one_reading(stream, monkeypatch,
     try_again_now(stream)
     assert parked(stream)["A"].kind == "gap"
     assert "lpm-stream resync --company A" in parked(stream)["A"].reason
+
+
+@pytest.fixture
+def strict(stream: Stream) -> Stream:
+    """The stream with little patience for rows that break the contract."""
+    return replace(stream, spec=SPEC.model_copy(update={"quarantine_rows_per_minute": 3}))
+
+
+def withhold(stream: Stream, company: str) -> None:
+    """Commits a version of which nothing is published for the company."""
+    append(stream.table, orders([f"bad{number}" for number in range(9)], company, note="n" * 2_000))
+    publish(stream)
+
+
+def test_messages_that_are_covered_do_not_hide_that_others_are_lacking(strict, monkeypatch):
+    monkeypatch.setattr(worker, "_RECOVERY_MESSAGES", 1)
+    commit(strict, A="1")
+    load(strict, "A")  # before anything was delivered, so the database does not know that message's number
+    commit(strict, **{in_partition(strict, strict.hub.partition_of("A")): "2"})
+    deliver(strict)
+    withhold(strict, "A")
+    commit(strict, A="3")
+    deliver(strict)
+    for _ in range(2):
+        try_again_now(strict)
+    assert parked(strict)["A"].kind == "gap"
+
+
+def test_a_passing_fault_does_not_begin_the_search_anew(stream, monkeypatch):
+    monkeypatch.setattr(worker, "_RECOVERY_MESSAGES", 1)
+    other = in_partition(stream, stream.hub.partition_of("A"))
+    for number in range(4):
+        commit(stream, **{other: f"{number}"})
+    load(stream, "A")
+    path_of(stream, "A").unlink()
+    commit(stream, A="9")
+    deliver(stream)
+    tasks = 0
+    recover = Worker.recover
+
+    def now_and_then(self: Worker, *arguments: Any) -> Any:
+        nonlocal tasks
+        tasks += 1
+        if tasks % 3 == 0:
+            raise TargetFaultError("locked for a moment")
+        return recover(self, *arguments)
+
+    monkeypatch.setattr(Worker, "recover", now_and_then)
+    for _ in range(4):
+        try_again_now(stream)
+    assert parked(stream)["A"].kind == "gap"
+
+
+def test_a_database_that_is_set_back_once_more_is_read_once_more(stream):
+    path, copies = path_of(stream, "A"), []
+    for number in range(4):
+        commit(stream, A=f"{number}")
+        deliver(stream)
+        copies.append(Path(shutil.copy(path, path.with_suffix(f".{number}"))))
+    commit(stream, A="9")
+    copies[2].replace(path)
+    deliver(stream)
+    copies[0].replace(path)
+    try_again_now(stream)
+    assert parked(stream)["A"].kind == "lacking"
+    try_again_now(stream)
+    assert_delivered(stream, ["A"])
+
+
+def test_what_a_failed_batch_had_in_hand_does_not_count_as_delivered(strict):
+    commit(strict, A="1")
+    withhold(strict, "A")
+    commit(strict, A="2")
+    deliver(strict)
+    assert "reading again from behind message 0" in parked(strict)["A"].reason
+    assert stored(strict, "A") == {}
+    assert delivered(strict, "A") == -1
 
 
 def test_a_version_that_is_published_again_does_not_hide_what_the_hub_has_lost(stream):
