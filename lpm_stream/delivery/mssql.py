@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from lpm_stream import mssql
 from lpm_stream.delivery.entitled import require_newest
-from lpm_stream.delivery.indexes import make_missing_indexes
+from lpm_stream.delivery.indexes import lacking_indexes, make_indexes
 from lpm_stream.delivery.mssql_bulk import BulkCopy
 from lpm_stream.delivery.mssql_rows import as_json, require_storable
 from lpm_stream.delivery.mssql_schema import fit_to_contract, fit_to_entitlements, fitted
@@ -53,11 +53,13 @@ class MssqlDatabase:
         self._tables = MssqlTables(spec, company)
         self._company = company
         self._misfit: str | None = None
+        self._lacking_indexes: list[str] = []
         self._bulk = BulkCopy(url, self._place) if mssql.has_bulk_copy(url) else None
         with _faults(self._place):
             self._connection = _connect(url)
         try:
             self._prepare()
+            make_indexes(self._tables, self._lacking_indexes, self.transaction)
         except BaseException:
             self._connection.close()
             raise
@@ -123,7 +125,7 @@ class MssqlDatabase:
             problems = fit_to_contract(self._spec, tables, transaction)
             self._misfit = misfit(self._spec, self._place, problems)
             if not problems:
-                make_missing_indexes(tables, transaction)
+                self._lacking_indexes = lacking_indexes(tables, transaction)
 
 
 class MssqlTransaction:

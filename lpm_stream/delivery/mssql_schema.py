@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from lpm_stream.delivery.entitled import entitled, require_newest
-from lpm_stream.delivery.indexes import drop_withheld_indexes
+from lpm_stream.delivery.indexes import drop_indexes_on
 from lpm_stream.delivery.mssql_tables import MssqlTables, is_text, loaded_type, stored_type, widens
 from lpm_stream.delivery.session import Session, StoredColumn
 from lpm_stream.delivery.table_faults import key_problems
@@ -42,6 +42,7 @@ def fit_to_contract(spec: FeedSpec, tables: MssqlTables, session: Session) -> li
         elif widens(found.type, wanted) or (found.not_null and column.nullable):
             fitting = wanted if widens(found.type, wanted) else found.type
             not_null = found.not_null and not column.nullable
+            drop_indexes_on(tables, session, [column.name])
             session.run(tables.alter_column(spec.name, column.name, fitting, not_null=not_null))
     stored.pop(COMMIT_VERSION, None)
     problems += [f"column {name} is NOT NULL and not in the contract" for name in stored if stored[name].needed]
@@ -57,7 +58,7 @@ def fit_to_entitlements(spec: FeedSpec, tables: MssqlTables, session: Session, g
     """
     stored = require_newest(generation, session.query(tables.select_entitlement), session.place)
     withheld = set(spec.withheld)
-    drop_withheld_indexes(tables, session)
+    drop_indexes_on(tables, session, withheld)
     for name in stored_columns(session, spec.name).keys() & withheld:
         session.run(tables.drop_column(spec.name, name))
         log.info("%s: column %s dropped from table %s", session.place, name, spec.name)
@@ -100,7 +101,10 @@ def fitted(
         elif _holds(found.type, wanted) or widens(wanted, found.type):
             wanted = found.type
         elif widens(found.type, wanted):
+            dropped = drop_indexes_on(tables, session, [name])
             session.run(tables.alter_column(table, name, wanted, not_null=found.not_null))
+            for index in tables.indexes.keys() & dropped:
+                session.run(tables.create_index(index))
             log.info("%s: column %s of table %s widened to %s", session.place, name, table, wanted)
         else:
             raise TargetFaultError(

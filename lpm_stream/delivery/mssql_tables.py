@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import polars as pl
 
+from lpm_stream.delivery.indexes import index_prefix
 from lpm_stream.feed.schema import COMMIT_VERSION, POLARS_TYPES, declared_type, is_widened, polars_type
 from lpm_stream.feed.spec import Column, ColumnType, FeedSpec
 from lpm_stream.mssql import LONGEST_NAME, listed, literal, quoted
@@ -60,7 +61,6 @@ class MssqlTables:
         self.replacement_name = f"_lpm_new_{spec.name}"
         self.upserts, self.deletes = f"_lpm_upserts_{spec.name}", f"_lpm_deletes_{spec.name}"  # staging tables
         self.indexes = {_index_name(spec, name): columns for name, columns in spec.every_index.items()}
-        self.withheld_indexes = [_index_name(spec, name) for name in spec.withheld_indexes]
         self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
         self.identity = [*self._matched, COMMIT_VERSION]
 
@@ -84,9 +84,14 @@ class MssqlTables:
 
     @property
     def select_indexes(self) -> str:
-        """The names of the indexes that the table has."""
-        table = f"OBJECT_ID({literal(quoted(self.name))})"
-        return f"SELECT name FROM sys.indexes WHERE object_id = {table} AND index_id > 0"
+        """The table's indexes: name, column; a row for each column, in the index's order."""
+        return (
+            f"SELECT i.name, c.name FROM sys.indexes AS i INNER JOIN sys.index_columns AS p "
+            f"ON p.object_id = i.object_id AND p.index_id = i.index_id AND p.is_included_column = 0 "
+            f"INNER JOIN sys.columns AS c ON c.object_id = p.object_id AND c.column_id = p.column_id "
+            f"WHERE i.object_id = OBJECT_ID({literal(quoted(self.name))}) AND i.name IS NOT NULL "
+            f"ORDER BY i.name, p.key_ordinal"
+        )
 
     def drop_index(self, index: str) -> str:
         """Drops one."""
@@ -433,7 +438,9 @@ def _units(stored: str) -> float:
 
 
 def _index_name(spec: FeedSpec, name: str) -> str:
-    return f"ix_{spec.name}_{name}"[:LONGEST_NAME]  # cut off is only that of the event time: no other is so long
+    return (index_prefix(spec.name) + name)[
+        :LONGEST_NAME
+    ]  # cut off is only that of the event time: no other is so long
 
 
 def _length(key: str) -> str:

@@ -15,7 +15,7 @@ from adbc_driver_manager import Error
 
 from lpm_stream import postgresql
 from lpm_stream.delivery.entitled import require_newest
-from lpm_stream.delivery.indexes import make_missing_indexes
+from lpm_stream.delivery.indexes import lacking_indexes, make_indexes
 from lpm_stream.delivery.postgresql_schema import fit_to_contract, fit_to_entitlements, fitted
 from lpm_stream.delivery.postgresql_tables import DELETES, UPSERTS, PostgresqlTables, stored_type
 from lpm_stream.delivery.table_faults import cannot_keep, lost_table, misfit, require_own
@@ -52,11 +52,13 @@ class PostgresqlDatabase:
         self._place = postgresql.shown(url)
         self._tables = PostgresqlTables(spec, company)
         self._misfit: str | None = None
+        self._lacking_indexes: list[str] = []
         self._stages: _Stages = {}
         with _faults(self._place):
             self._connection = _connect(url)
         try:
             self._prepare()
+            make_indexes(self._tables, self._lacking_indexes, self.transaction)
         except BaseException:
             self._connection.close()
             raise
@@ -122,7 +124,7 @@ class PostgresqlDatabase:
             problems = fit_to_contract(self._spec, transaction)
             self._misfit = misfit(self._spec, self._place, problems)
             if not problems:
-                make_missing_indexes(tables, transaction)
+                self._lacking_indexes = lacking_indexes(tables, transaction)
 
 
 class PostgresqlTransaction:

@@ -5,7 +5,6 @@ import logging
 import polars as pl
 
 from lpm_stream.delivery.entitled import entitled, require_newest
-from lpm_stream.delivery.indexes import drop_withheld_indexes
 from lpm_stream.delivery.postgresql_tables import PostgresqlTables, loaded_type, stored_type, widens
 from lpm_stream.delivery.session import Session, StoredColumn
 from lpm_stream.delivery.table_faults import key_problems
@@ -54,7 +53,6 @@ def fit_to_entitlements(spec: FeedSpec, tables: PostgresqlTables, session: Sessi
     """
     stored = require_newest(generation, session.query(tables.select_entitlement), session.place)
     withheld = set(spec.withheld)
-    drop_withheld_indexes(tables, session)
     for name in _columns(session, spec.name).keys() & withheld:
         session.run(tables.drop_column(spec.name, name))
         log.info("%s: column %s dropped from table %s", session.place, name, spec.name)

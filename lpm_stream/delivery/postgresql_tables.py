@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import polars as pl
 
+from lpm_stream.delivery.indexes import index_prefix
 from lpm_stream.feed.schema import COMMIT_VERSION, POLARS_TYPES, declared_type, is_widened, polars_type
 from lpm_stream.feed.spec import ColumnType, FeedSpec
 from lpm_stream.postgresql import LONGEST_NAME, listed, literal, quoted
@@ -50,8 +51,8 @@ class PostgresqlTables:
         self._company = company
         self.name = spec.name
         self.replacement_name = _fitting(f"_lpm_new_{spec.name}")
-        self.indexes = {_fitting(f"ix_{spec.name}_{name}"): columns for name, columns in spec.every_index.items()}
-        self.withheld_indexes = [_fitting(f"ix_{spec.name}_{name}") for name in spec.withheld_indexes]
+        prefix = index_prefix(spec.name)
+        self.indexes = {_fitting(prefix + name): columns for name, columns in spec.every_index.items()}
         self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
         self.identity = [*self._matched, COMMIT_VERSION]
 
@@ -66,10 +67,12 @@ class PostgresqlTables:
 
     @property
     def select_indexes(self) -> str:
-        """The names of the indexes that the table has."""
+        """The table's indexes: name, column; a row for each column, in the index's order."""
         return (
-            f"SELECT relname::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
-            f"WHERE indrelid = {_relation(self.name)}"
+            f"SELECT relname::text, attname::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+            f"CROSS JOIN unnest(indkey) WITH ORDINALITY AS part(number, place) "
+            f"JOIN pg_attribute ON attrelid = indrelid AND attnum = part.number "
+            f"WHERE indrelid = {_relation(self.name)} AND indisvalid ORDER BY relname, place"
         )
 
     @staticmethod

@@ -16,7 +16,7 @@ import polars.selectors as cs
 from adbc_driver_manager import Error, IntegrityError, InternalError
 
 from lpm_stream.delivery.entitled import entitled, require_newest
-from lpm_stream.delivery.indexes import drop_withheld_indexes, make_missing_indexes
+from lpm_stream.delivery.indexes import drop_indexes_on, lacking_indexes, make_indexes
 from lpm_stream.delivery.table_faults import cannot_keep, key_problems, lost_table, misfit, require_own
 from lpm_stream.delivery.tables import SqliteTables
 from lpm_stream.delivery.watermark import Watermark
@@ -47,11 +47,13 @@ class SqliteDatabase:
         self._path = path
         self._tables = SqliteTables(spec, company)
         self._misfit: str | None = None
+        self._lacking_indexes: list[str] = []
         with _faults(path):
             self._connection = _connect(path)
             self._file = _file(path)
         try:
             self._prepare()
+            make_indexes(self._tables, self._lacking_indexes, self.transaction)
         except BaseException:
             self._connection.close()
             raise
@@ -113,7 +115,7 @@ class SqliteDatabase:
                 return
             self._misfit = transaction.fit_to_contract()
             if not self._misfit:
-                make_missing_indexes(self._tables, transaction)
+                self._lacking_indexes = lacking_indexes(self._tables, transaction)
 
 
 class SqliteTransaction:
@@ -207,7 +209,7 @@ class SqliteTransaction:
         """Drops columns that the company may not get any more, and what a backfill has built with others."""
         stored = self._require_newest()
         withheld = set(self._spec.withheld)
-        drop_withheld_indexes(self._tables, self)
+        drop_indexes_on(self._tables, self, withheld)
         for name in self._names() & withheld:
             self._drop_for_good()
             self.run(self._tables.drop_column(name))

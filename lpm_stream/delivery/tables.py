@@ -6,6 +6,7 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
+from lpm_stream.delivery.indexes import index_prefix
 from lpm_stream.errors import TargetFaultError
 from lpm_stream.feed.schema import COMMIT_VERSION, declared_type, polars_type
 from lpm_stream.feed.spec import ColumnType, FeedSpec
@@ -39,8 +40,7 @@ class SqliteTables:
         self._table = quoted(spec.name)
         self.replacement_name = f"_lpm_new_{spec.name}"
         self._replacement = quoted(self.replacement_name)
-        self.indexes = {f"ix_{spec.name}_{name}": columns for name, columns in spec.every_index.items()}
-        self.withheld_indexes = [f"ix_{spec.name}_{name}" for name in spec.withheld_indexes]
+        self.indexes = {index_prefix(spec.name) + name: columns for name, columns in spec.every_index.items()}
         self._keys = [quoted(key) for key in spec.primary_key]
         self._matched = list(dict.fromkeys((*spec.primary_key, spec.company_column)))
         self.identity = [*self._matched, COMMIT_VERSION]
@@ -57,8 +57,11 @@ class SqliteTables:
 
     @property
     def select_indexes(self) -> str:
-        """The names of the indexes that the table has."""
-        return f"SELECT name FROM pragma_index_list({literal(self.name)})"
+        """The table's indexes: name, column; a row for each column, in the index's order."""
+        return (
+            f"SELECT i.name, c.name FROM pragma_index_list({literal(self.name)}) AS i, "
+            f"pragma_index_info(i.name) AS c ORDER BY i.name, c.seqno"
+        )
 
     @staticmethod
     def drop_index(index: str) -> str:

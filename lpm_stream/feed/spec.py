@@ -23,6 +23,7 @@ Owner = Annotated[str, StringConstraints(pattern=r"^(team:[A-Za-z0-9_-]+|[^@\s]+
 BASE_GROUP, EVERY_GROUP = "base", "all"
 LONGEST_COMPANY_ID = 450  # characters: the longest text SQL Server takes into a key
 MOST_DIGITS = 38  # of a decimal: what Delta, Arrow and SQL Server hold
+MOST_INDEXED = 32  # columns of an index, in PostgreSQL and SQL Server
 LONGEST_INDEXED = 1_700  # bytes: what SQL Server takes into an index that is not the key
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 IndexName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
@@ -133,7 +134,6 @@ class FeedSpec(BaseModel):
     checks: Checks = Field(Checks(), description="how strict the checks of the company tables are")
 
     _withheld: tuple[str, ...] = PrivateAttr(())
-    _withheld_indexes: tuple[str, ...] = PrivateAttr(())
 
     @field_validator("legacy")
     @classmethod
@@ -184,8 +184,8 @@ class FeedSpec(BaseModel):
         if self.event_time_column in self.indexes:
             raise ValueError(f"indexes: {self.event_time_column} is that of the event time; choose another name")
         for name, columns in self.indexes.items():
-            if not columns or len(set(columns)) < len(columns):
-                raise ValueError(f"indexes: {name} names no column, or one twice; correct it")
+            if not 0 < len(columns) <= MOST_INDEXED or len(set(columns)) < len(columns):
+                raise ValueError(f"indexes: {name} names no column, one twice, or over {MOST_INDEXED}; correct it")
             if columns in [made for other, made in self.every_index.items() if other != name]:
                 raise ValueError(f"indexes: {name} is there under another name too; remove one")
             found = {column: self._find(column) for column in columns}
@@ -242,11 +242,6 @@ class FeedSpec(BaseModel):
         return self._withheld
 
     @property
-    def withheld_indexes(self) -> tuple[str, ...]:
-        """The indexes that are left out with them."""
-        return self._withheld_indexes
-
-    @property
     def every_index(self) -> dict[str, tuple[str, ...]]:
         """By what a company table is indexed besides its key: name to columns."""
         return {self.event_time_column: (self.event_time_column,), **self.indexes}
@@ -268,7 +263,6 @@ class FeedSpec(BaseModel):
         indexes = {name: indexed for name, indexed in self.indexes.items() if not set(indexed) & set(held)}
         narrowed = self.model_copy(update={"columns": columns, "indexes": indexes, "legacy": legacy})
         narrowed._withheld = tuple(held)  # noqa: SLF001 - of this class
-        narrowed._withheld_indexes = tuple(self.indexes.keys() - indexes.keys())  # noqa: SLF001
         return narrowed
 
     @property

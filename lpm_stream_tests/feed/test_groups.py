@@ -34,8 +34,6 @@ def test_indexes_on_what_a_company_does_not_get_are_left_out():
     )
     narrow = spec.for_groups(["base"])
     assert narrow.every_index == {"ordered_at": ("ordered_at",), "dear": ("amount",)}
-    assert narrow.withheld_indexes == ("heavy",)
-    assert spec.withheld_indexes == ()
 
 
 @pytest.mark.parametrize("groups", [["all"], ["base", "notes"], ["notes", "all"]])

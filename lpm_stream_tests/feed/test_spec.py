@@ -79,7 +79,7 @@ def test_a_spec_survives_being_written_down():
         ({"indexes": {"i" * 61: ("paid",)}}, "should match pattern"),
         ({"indexes": {"ordered_at": ("paid",)}}, "indexes: ordered_at is that of the event time"),
         ({"indexes": {"nothing": ()}}, "indexes: nothing names no column"),
-        ({"indexes": {"twice": ("paid", "paid")}}, "indexes: twice names no column, or one twice"),
+        ({"indexes": {"twice": ("paid", "paid")}}, "indexes: twice names no column, one twice, or over 32"),
         ({"indexes": {"new": ("ordered_at",)}}, "indexes: new is there under another name"),
         ({"indexes": {"one": ("paid",), "two": ("paid",)}}, "indexes: one is there under another name"),
         (

@@ -57,14 +57,19 @@ _ASKED = {
         "AND NOT starts_with(attname, '_lpm_length_') AND (attnum = ANY (indkey) "
         "OR pg_get_expr(indexprs, indrelid) ~ ('rtrim[(]+' || quote_ident(attname) || '[)]'))"
     ),
-    r"SELECT name FROM sys.indexes WHERE object_id = OBJECT_ID\(N'\[(\w+)\]'\) AND index_id > 0$": (
-        "SELECT replace(relname, '{table}.', '') FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
-        "WHERE indrelid = to_regclass('\"{table}\"')"
+    r"SELECT i.name, c.name FROM sys.indexes .* i.object_id = OBJECT_ID\(N'\[(\w+)\]'\)": (
+        "SELECT replace(i.relname, '{table}.', ''), attname::text FROM pg_index "
+        "JOIN pg_class AS i ON i.oid = indexrelid CROSS JOIN unnest(indkey) WITH ORDINALITY AS k(n, place) "
+        "JOIN pg_attribute ON attrelid = indrelid AND attnum = k.n "
+        "WHERE indrelid = to_regclass('\"{table}\"') ORDER BY 1, place"
     ),
     r"sys.triggers WHERE parent_id = OBJECT_ID\(N'\[(\w+)\]'\)": (
         "SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = to_regclass('\"{table}\"')"
     ),
 }
+
+
+_ALTERED = r"ALTER TABLE \[(\w+)\] ALTER COLUMN \[(.+)\] (.*?)(?: COLLATE \w+)?( NOT)? NULL"
 
 
 @lru_cache(maxsize=10_000)
@@ -76,17 +81,36 @@ def translated(statement: str) -> tuple[str, ...]:
     for asked, answer in _ASKED.items():
         if found := re.search(asked, statement):
             return (answer.format(table=found[1]),)
-    if statement.startswith("EXEC sp_rename"):
-        return tuple(_renamed(statement))
-    if found := re.fullmatch(r"DROP INDEX \[(.+)\] ON \[(\w+)\]", statement):
-        return (f"DROP INDEX {quoted(f'{found[2]}.{found[1]}')}",)
-    altered = r"ALTER TABLE \[(\w+)\] ALTER COLUMN \[(.+)\] (.*?)(?: COLLATE \w+)?( NOT)? NULL"
-    if found := re.fullmatch(altered, statement):
-        kind = _sql(exp.DataType.build(found[3], dialect="tsql"))
-        column = f'ALTER TABLE "{found[1]}" ALTER COLUMN "{found[2]}"'
-        return (f"{column} TYPE {kind}", f"{column} {'SET' if found[4] else 'DROP'} NOT NULL")
+    if own := tuple(_of_server(statement)):
+        return own
     return tuple(
         text for parsed in sqlglot.parse(statement, dialect="tsql") if parsed for text in _statements(parsed)
+    )
+
+
+def _of_server(statement: str) -> Iterable[str]:
+    """What is to be done to tables and indexes in SQL Server's own words; nothing if it is said in others."""
+    if statement.startswith("EXEC sp_rename"):
+        yield from _renamed(statement)
+    elif found := re.fullmatch(r"DROP INDEX \[(.+)\] ON \[(\w+)\]", statement):
+        yield f"DROP INDEX {quoted(f'{found[2]}.{found[1]}')}"
+    elif found := re.fullmatch(r"ALTER TABLE \[(\w+)\] DROP COLUMN \[(\w+)\]", statement):
+        yield _require_no_index(found[1], found[2])
+        yield f'ALTER TABLE "{found[1]}" DROP COLUMN "{found[2]}"'
+    elif found := re.fullmatch(_ALTERED, statement):
+        yield _require_no_index(found[1], found[2])
+        column = f'ALTER TABLE "{found[1]}" ALTER COLUMN "{found[2]}"'
+        yield f"{column} TYPE {_sql(exp.DataType.build(found[3], dialect='tsql'))}"
+        yield f"{column} {'SET' if found[4] else 'DROP'} NOT NULL"
+
+
+def _require_no_index(table: str, column: str) -> str:
+    """SQL Server does not let a column be altered or dropped that an index holds; PostgreSQL sees to it itself."""
+    return (
+        f"DO $$ BEGIN IF EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid "
+        f"AND attnum = ANY (indkey) WHERE indrelid = to_regclass('\"{table}\"') AND NOT indisunique "
+        f"AND attname = '{column}') THEN RAISE EXCEPTION 'The index is dependent on column %.', '{column}'; "
+        f"END IF; END $$"
     )
 
 
