@@ -29,9 +29,11 @@ _MAINTENANCE = "master"  # a database that every server has
 _LIMITS: Mapping[str, str] = MappingProxyType({"Encrypt": "yes", "TrustServerCertificate": "no"})
 _ODBC: Mapping[str, str] = MappingProxyType({"Driver": "ODBC Driver 18 for SQL Server", "APP": "lpm_stream"})
 
-# Everything is rolled back if anything fails, nothing waits for ever for a lock, and counts are not reported.
+# Everything is rolled back if anything fails, nothing waits for ever for a lock, counts are not reported, and
+# messages are in the language in which `said` finds the values that they quote.
 _SESSION = (
-    "SET XACT_ABORT ON; SET NOCOUNT ON; SET LOCK_TIMEOUT 10000; SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    "SET XACT_ABORT ON; SET NOCOUNT ON; SET LOCK_TIMEOUT 10000; SET LANGUAGE us_english; "
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 )
 
 

@@ -14,6 +14,7 @@ from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import open_database
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.amqp.server import EventHubsServer
 from lpm_stream_tests.delivery.databases import run
 from lpm_stream_tests.example import SPEC, append, create_table, deliver, orders, publish
 from lpm_stream_tests.postgresql import Server
@@ -107,3 +108,28 @@ def test_the_whole_way_into_sql_server(settings: Settings, tmp_path: Path, tsql_
         assert (done.rows, done.refused, done.replaced) == (47, 0, rebuild)
         report = audit(SPEC, stream.table, {"A": tsql_url}, scratch=tmp_path / "scratch")
         assert [(one.clean, one.counts.rows_in_database) for one in report.companies] == [(True, 47)]
+
+
+def test_event_hubs_in_postgresql_and_sql_server_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql_server: Server, tsql_url: str
+) -> None:
+    """The latter as far as PostgreSQL can stand in for one."""
+    with EventHubsServer() as server, postgresql_server.name() as name:
+        postgresql_server.run(f"CREATE DATABASE {name}")
+        monkeypatch.setenv("SECRET", server.connection_string)
+        monkeypatch.setenv("LPM_STREAM_HUB_URL", "eventhubs:env:SECRET")
+        settings = Settings.load(tmp_path)
+        create_table(settings.table_location(SPEC.source_table))
+        with open_stream(settings, SPEC) as stream:
+            urls = {"A": postgresql_server.url(name).render_as_string(), "B": tsql_url}
+            for company, url in urls.items():
+                registry.register(stream.store, company, url)
+            keys = [f"{company}{number}" for company in "AB" for number in range(50)]
+            append(stream.table, orders(keys, [key[0] for key in keys]))
+            DeltaTable(stream.table).update(updates={"customer": "'B'"}, predicate="id LIKE 'A%3'")
+            DeltaTable(stream.table).delete("id LIKE '%5'")
+            publish(stream)
+            deliver(stream)
+            report = audit(SPEC, stream.table, urls, scratch=tmp_path / "scratch")
+    found = {one.company: (one.clean, one.counts.rows_in_database) for one in report.companies}
+    assert found == {"A": (True, 40), "B": (True, 50)}

@@ -5,6 +5,7 @@ swept, the watermark set to V, and the stream released. Until then its table can
 backfill leaves a table that the stream brings to V by itself: its rows carry V, so no earlier change passes them.
 """
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +18,29 @@ import sqlalchemy as sa
 
 from lpm_stream.control import audit, backfills, leases, parking, progress, quarantine, registry
 from lpm_stream.control.backfills import Backfill
-from lpm_stream.delivery.apply import refusal
+from lpm_stream.delivery.apply import WaitsError, refusal
 from lpm_stream.delivery.bisect import refused_rows
 from lpm_stream.delivery.database import CompanyDatabase, Transaction
+from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.delivery.watermark import Watermark
-from lpm_stream.errors import LeaseLostError, LpmStreamError, RowFaultError
+from lpm_stream.errors import (
+    LeaseLostError,
+    LpmStreamError,
+    NoDatabaseError,
+    QuarantineFullError,
+    RowFaultError,
+    TargetFaultError,
+)
 from lpm_stream.feed.contract import check
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION
 from lpm_stream.publish.version import broken
 from lpm_stream.source.snapshot import Snapshot
 from lpm_stream.stream import Stream
 
+log = logging.getLogger(__name__)
+
+_LASTING = (EntitlementsChangedError, WaitsError, QuarantineFullError, NoDatabaseError)  # no faults that pass
+_PAUSES = (0.5, 2.0, 5.0)  # seconds, between attempts at a batch
 _BATCH_ROWS = 20_000  # a transaction: enough to be quick, little enough to renew the lease in time
 _RENEW_SECONDS = 1.0
 _INSERT = "insert"
@@ -73,8 +86,9 @@ def backfill(
     with _lease(stream, company) as lease:
         revision = registry.revision(stream.store)  # first: a change after it is noticed
         served = stream.served(company)
-        with closing(stream.open_database(served)) as database:
-            return _Backfill(stream, served, revision, lease, database, go_on, tell).run(rebuild)
+        work = _Backfill(stream, served, revision, lease, stream.open_database(served), go_on, tell)
+        with closing(work):
+            return work.run(rebuild)
 
 
 class _Backfill:
@@ -128,6 +142,10 @@ class _Backfill:
                 self._end_state(state, str(error) or type(error).__name__, None)
             raise
         return Backfilled(self._company, snapshot.version, written, self._refused, self._rebuild)
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._database.close()
 
     def _hold(self) -> Watermark:
         with self._database.transaction() as transaction:
@@ -247,7 +265,26 @@ class _Backfill:
         return checked.good.unique(spec.primary_key, keep="last", maintain_order=True).with_columns(version)
 
     def _write(self, rows: pl.DataFrame) -> int:
-        """Writes rows but for those that the table refuses; returns how many."""
+        """Writes rows but for those that the table refuses; returns how many.
+
+        What passes by itself (a deadlock, a database that moves or has too much to do) is not the end of hours of
+        work: the batch is written again, on a new connection.
+        """
+        for pause in _PAUSES:
+            try:
+                return self._write_once(rows)
+            except _LASTING:
+                raise
+            except TargetFaultError as error:
+                log.warning("backfill of company %r: %s; tried again in %g s", self._company, error, pause)
+            time.sleep(pause)
+            leases.renew(self._stream.store, self._lease)
+            self._database.close()
+            with suppress(TargetFaultError):  # then the next attempt says so
+                self._database = self._stream.open_database(self._served)
+        return self._write_once(rows)
+
+    def _write_once(self, rows: pl.DataFrame) -> int:
         while True:
             try:
                 with self._writing() as transaction:

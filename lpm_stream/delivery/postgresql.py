@@ -295,9 +295,11 @@ def _connect(url: sa.URL) -> Any:
     try:
         connection = adbc.connect(postgresql.connection_string(url), autocommit=True)
     except Error:
-        if postgresql.exists(url) is not False:
+        there = postgresql.exists(url)
+        if there is None:
             raise
-        _create(url, name)
+        if not there:  # else somebody has just created it
+            _create(url, name)
         connection = adbc.connect(postgresql.connection_string(url), autocommit=True)
     try:
         with connection.cursor() as cursor:

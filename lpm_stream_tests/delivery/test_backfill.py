@@ -5,7 +5,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from lpm_stream.control.registry import database_urls, register
 from lpm_stream.delivery import backfill as backfill_module
 from lpm_stream.delivery.backfill import Backfilled, backfill
 from lpm_stream.delivery.database import open_database
+from lpm_stream.delivery.sqlite import SqliteTransaction
 from lpm_stream.errors import LeaseLostError, LpmStreamError, QuarantineFullError, TargetFaultError
 from lpm_stream.settings import Settings
 from lpm_stream.source.snapshot import Snapshot
@@ -470,3 +471,23 @@ def test_a_load_goes_on_when_another_company_is_removed_and_this_one_is_paused(s
         return True
 
     assert load(stream, meanwhile=meanwhile).rows == 9
+
+
+@pytest.mark.parametrize(("failures", "loaded"), [(3, True), (4, False)])
+def test_what_passes_by_itself_is_not_the_end_of_it(stream, monkeypatch, failures, loaded):
+    monkeypatch.setattr(backfill_module, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(backfill_module, "_BATCH_ROWS", 2)
+    append(stream.table, orders([str(number) for number in range(5)], "A"))
+    merge, tries = SqliteTransaction.merge, 0
+
+    def deadlocked(self: SqliteTransaction, rows: pl.DataFrame) -> None:
+        nonlocal tries
+        tries += 1
+        merge(self, rows)
+        if 2 <= tries < 2 + failures:
+            raise TargetFaultError("error 1205: deadlock")
+
+    monkeypatch.setattr(SqliteTransaction, "merge", deadlocked)
+    with nullcontext() if loaded else pytest.raises(TargetFaultError, match="1205"):
+        load(stream)
+    assert len(stored(stream, "A")) == (5 if loaded else 2)

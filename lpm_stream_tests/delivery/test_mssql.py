@@ -106,7 +106,9 @@ def test_what_dead_workers_have_staged_is_not_taken_and_goes(url, database, copi
 
 def test_a_staging_table_follows_new_columns(database, copied):
     merge(database, changes("insert", *KEYS), 1)
-    merge(database, changes("insert", *KEYS).with_columns(extra=pl.lit(7)), 2)
+    merge(database, changes("insert", *KEYS).with_columns(extra=pl.lit(6)), 2)
+    assert len(copied) == 1  # the table is being altered: another connection would wait
+    merge(database, changes("insert", *KEYS).with_columns(extra=pl.lit(7)), 3)
     assert query(database, "SELECT DISTINCT extra FROM orders") == [(7,)]
     assert len(copied) == 2
 
