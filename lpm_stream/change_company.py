@@ -5,11 +5,13 @@ from contextlib import closing
 
 import sqlalchemy as sa
 
-from lpm_stream.control import audit, entries, registry, tables
+from lpm_stream.control import audit, entries, leases, registry, tables
 from lpm_stream.control.company import Company
+from lpm_stream.control.company_lease import alone
 from lpm_stream.control.registry_file import Change
 from lpm_stream.database_url import shown
 from lpm_stream.delivery.backfill import backfill
+from lpm_stream.delivery.database import CompanyDatabase
 from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.stream import Stream
@@ -117,23 +119,41 @@ def unfinished(streams: Sequence[Stream]) -> dict[str, str]:
     return left
 
 
-def drop_data(streams: Sequence[Stream], company: Company) -> None:
+def drop_data(streams: Sequence[Stream], company: str) -> None:
     """Removes a company's rows from its database, and all that the control store keeps of it but for the audit.
 
     Raises:
-        LpmStreamError: if the company is still served, or its database cannot be written.
+        LpmStreamError: if the company is still served, or being onboarded, or its database cannot be written.
     """
-    store, settings = streams[0].store, streams[0].settings
-    if entries.read(store, company.id).company.state != "offboarding":
+    store = streams[0].store
+    with alone(store, company) as lease:
+        _require_removed(entries.read(store, company).company)
+        for stream in streams:
+            with _opened_once_more(stream, company) as database, database.transaction() as transaction:
+                leases.renew(store, lease)  # none but us is at this company
+                transaction.drop()
+        with store.write() as connection:
+            leases.check(connection, lease)
+            _require_removed(entries.read_in(connection, company).company)
+            _forget(connection, company)
+
+
+def _require_removed(company: Company) -> None:
+    if company.state != "offboarding":
         raise LpmStreamError(f"company {company.id!r} is still served: lpm-stream companies remove")
-    place = registry.database_place(company.id, company.database, settings)
-    for stream in streams:
-        served = registry.Served(company.id, place, entries.entitlement_of(store, company.id))
-        with closing(stream.open_database(served)) as database, database.transaction() as transaction:
-            transaction.drop()
-    with store.write() as connection:
-        told = sa.select(tables.incidents.c.id).where(tables.incidents.c.company == company.id)
-        connection.execute(sa.delete(tables.notifications).where(tables.notifications.c.incident.in_(told)))
-        for table in _OF_COMPANIES:
-            connection.execute(sa.delete(table).where(table.c.company == company.id))
-        audit.record(connection, "drop_data", company.id, {})
+
+
+def _opened_once_more(stream: Stream, company: str) -> closing[CompanyDatabase]:
+    """The database of a company that is not served any more."""
+    entitlement = entries.entitlement_of(stream.store, company)
+    known = entries.read(stream.store, company).company
+    place = registry.database_place(company, known.database, stream.settings)
+    return closing(stream.open_database(registry.Served(company, place, entitlement)))
+
+
+def _forget(connection: sa.Connection, company: str) -> None:
+    told = sa.select(tables.incidents.c.id).where(tables.incidents.c.company == company)
+    connection.execute(sa.delete(tables.notifications).where(tables.notifications.c.incident.in_(told)))
+    for table in _OF_COMPANIES:
+        connection.execute(sa.delete(table).where(table.c.company == company))
+    audit.record(connection, "drop_data", company, {})

@@ -5,7 +5,7 @@ what comes, and a run that was stopped, or failed, is simply repeated.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 
 from deltalake import DeltaTable
@@ -14,6 +14,7 @@ from lpm_stream.checks.result import Result
 from lpm_stream.checks.run import run_checks
 from lpm_stream.control import backfills, entries, leases, parking, registry
 from lpm_stream.control.company import Company
+from lpm_stream.control.company_lease import alone
 from lpm_stream.control.registry_file import unfit
 from lpm_stream.control.store import ControlStore
 from lpm_stream.database_url import shown
@@ -101,7 +102,7 @@ def onboard(order: Order) -> list[Result]:
         LpmStreamError: if it cannot begin: what was said about the company is wrong, it is onboarded already, or
             somebody else is at it.
     """
-    with _alone(order):
+    with alone(order.store, order.company.id):
         _require_fit(order)
         generation = entries.generation_for(order.store, order.company)
         for step in _STEPS:
@@ -126,22 +127,6 @@ def _require_fit(order: Order) -> None:
         raise LpmStreamError(f"company {company.id!r}: a company is onboarded as active; pause it afterwards")
     with order.store.read() as connection:
         entries.require_new(connection, company.id)
-
-
-@contextmanager
-def _alone(order: Order) -> Iterator[None]:
-    """Keeps others from onboarding the same company, however they spell it."""
-    company = order.company.id
-    name = leases.lease_name("onboard", "companies", company.casefold())
-    lease = leases.acquire(order.store, name, leases.worker_name("onboard"))
-    if lease is None:
-        holder = leases.holders(order.store).get(name, "another worker")
-        raise LpmStreamError(f"company {company!r} is being onboarded by {holder} already; wait for that to end")
-    try:
-        with leases.kept(order.store, lease):
-            yield
-    finally:
-        leases.release(order.store, lease)
 
 
 def _make_database(order: Order, stream: Stream, generation: int) -> str:

@@ -187,7 +187,12 @@ def read(store: ControlStore, company: str) -> Entry:
         LpmStreamError: if it is not registered.
     """
     with store.read() as connection:
-        row = connection.execute(sa.select(companies).where(companies.c.company == company)).one_or_none()
+        return read_in(connection, company)
+
+
+def read_in(connection: sa.Connection, company: str) -> Entry:
+    """A company, as `read` has it, within a transaction."""
+    row = connection.execute(sa.select(companies).where(companies.c.company == company)).one_or_none()
     if row is None:
         raise LpmStreamError(f"company {company!r} is not registered; lpm-stream companies list shows who is")
     return Entry(company_of(row), row.registered_at, row.onboarded_at)
