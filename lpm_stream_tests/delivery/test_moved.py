@@ -1,0 +1,88 @@
+"""A company that is given another database, or removed, while its old one is being written."""
+
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from lpm_stream.change_company import change
+from lpm_stream.control import entries, parking, progress
+from lpm_stream.control.registry_file import Change
+from lpm_stream.delivery import drain, worker
+from lpm_stream.delivery.apply import NotServedError
+from lpm_stream.delivery.database import CompanyDatabase
+from lpm_stream.delivery.pool import Place
+from lpm_stream.delivery.worker import Worker
+from lpm_stream.stream import Stream
+from lpm_stream_tests.delivery.test_drain import commit, delivered, delivering, parked, wait_until
+from lpm_stream_tests.example import SPEC, assert_delivered, deliver
+
+
+@pytest.fixture
+def forgetful(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Stream:
+    """A stream whose deliverer takes what it knows of the registry for good."""
+    monkeypatch.setattr(worker, "_REGISTRY_SECONDS", 1_000.0)
+    monkeypatch.setattr(parking, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(drain, "_SAVE_SECONDS", 0.01)
+    return stream
+
+
+def move(stream: Stream, company: str) -> None:
+    """Gives a company another database, and loads that."""
+    before = entries.read(stream.store, company).company
+    url = f"sqlite:///{stream.settings.home}/companies/{company}_new.db"
+    wanted = Change(before, before.model_copy(update={"database": url}))
+    change([stream], wanted, go_on=lambda: True, tell=lambda _rows, _total: None)
+
+
+def is_told_of_everything(stream: Stream, company: str) -> Callable[[], bool]:
+    return lambda: (
+        delivered(stream, company) == progress.read_published(stream.store, SPEC.name)[company]
+        and not parked(stream)
+    )
+
+
+@pytest.mark.parametrize("others", [{}, {"B": "2"}], ids=["nothing between", "others between"])
+def test_changes_that_went_to_the_database_before_come_to_the_new_one(forgetful, others):
+    with delivering(forgetful):
+        commit(forgetful, A="1", **others)
+        wait_until(is_told_of_everything(forgetful, "A"))
+        move(forgetful, "A")
+        commit(forgetful, A="3")
+        wait_until(is_told_of_everything(forgetful, "A"))
+    assert_delivered(forgetful, ["A"])
+
+
+def test_so_do_those_of_a_parked_company_whose_own_reader_had_opened_it(forgetful, monkeypatch):
+    real = Worker._open
+
+    def slowly(of: Worker, place: Place) -> CompanyDatabase:
+        opened = real(of, place)
+        if place[0] == "A" and "A_new" not in place[1]:
+            move(forgetful, "A")
+            commit(forgetful, A="3")
+        return opened
+
+    commit(forgetful, A="1")
+    deliver(forgetful)
+    known = progress.read_deliveries(forgetful.store, SPEC.name)["A"]
+    state = parking.park("A", known.partition, known.sequence_number + 1, known.committed_at, "it did not answer")
+    with forgetful.store.write() as connection:
+        parking.write_parked(connection, SPEC.name, "A", state)
+    monkeypatch.setattr(Worker, "_open", slowly)
+    with delivering(forgetful):
+        wait_until(lambda: progress.read_published(forgetful.store, SPEC.name)["A"] > known.version)
+        wait_until(is_told_of_everything(forgetful, "A"))
+    assert_delivered(forgetful, ["A"])
+
+
+def test_who_was_removed_meanwhile_is_not_served_any_more(forgetful):
+    commit(forgetful, A="1")
+    partition = forgetful.hub.partition_of("A")
+    received = forgetful.hub.receive(partition, 0, 10)
+    with closing(Worker(forgetful.spec, forgetful.hub, forgetful.store, forgetful.settings, 1)) as mine:
+        assert mine.is_registered("A")
+        entries.set_state(forgetful.store, "A", "offboarding")
+        with pytest.raises(NotServedError):
+            mine.serve("A", received, 0)
+        assert not mine.is_registered("A")
