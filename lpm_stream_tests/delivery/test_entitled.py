@@ -2,12 +2,13 @@
 
 import re
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import adbc_driver_sqlite.dbapi as adbc
 import polars as pl
 import pytest
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from lpm_stream.control import entries, parking, registry, tables
 from lpm_stream.control.registry_file import Change
 from lpm_stream.control.tables import companies
 from lpm_stream.control.tidy import tidy_ledger
+from lpm_stream.delivery import sqlite
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import CompanyDatabase, Transaction, open_database
 from lpm_stream.delivery.entitled import EntitlementsChangedError
@@ -91,19 +93,70 @@ def left_in_files(stream: Stream, company: str, text: bytes) -> int:
     )
 
 
-def test_what_was_dropped_cannot_be_read_in_the_file_either(grouped):
+def fill_twice(stream: Stream, company: str) -> int:
+    """Gives a company 1,000 rows, and then again: updates, too, leave what was there before in free space."""
     keys = [str(number) for number in range(100, 1_100)]
-    for _ in range(2):  # updates, too, leave what was there before in free space
-        append(grouped.table, orders(keys, "B"))
-    publish(grouped)
-    deliver(grouped)
-    assert left_in_files(grouped, "B", b"note of") >= len(keys)
+    for _ in range(2):
+        append(stream.table, orders(keys, company))
+    publish(stream)
+    deliver(stream)
+    return len(keys)
+
+
+def test_what_was_dropped_cannot_be_read_in_the_file_either(grouped):
+    rows = fill_twice(grouped, "B")
+    assert left_in_files(grouped, "B", b"note of") >= rows
     grant(grouped, "B", "base")
-    assert len(notes(grouped, "B")) == len(keys) + 1
+    assert len(notes(grouped, "B")) == rows + 1
     assert left_in_files(grouped, "B", b"note of") == 0
     entries.set_state(grouped.store, "B", "offboarding")
     drop_data([grouped], "B")
     assert left_in_files(grouped, "B", b"2026-") == 0
+
+
+@contextmanager
+def reading(stream: Stream, company: str) -> Iterator[None]:
+    """A reader that goes on and on in a company's SQLite database."""
+    path = str(stream.settings.home / "companies" / f"{company}.db")
+    with closing(adbc.connect(path, autocommit=True)) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT * FROM sqlite_schema")
+        cursor.fetchall()
+        yield
+        cursor.execute("COMMIT")
+
+
+@pytest.mark.parametrize("mended_by", ["finish", "deliverer"])
+def test_a_revocation_beside_a_reader_is_finished_only_once_nothing_is_left(grouped, monkeypatch, mended_by):
+    monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 20", *sqlite._PRAGMAS[1:]))
+    fill_twice(grouped, "B")
+    with reading(grouped, "B"), pytest.raises(TargetFaultError, match=r"still hold it \(somebody is reading"):
+        grant(grouped, "B", "base")
+    assert left_in_files(grouped, "B", b"note of") > 0
+    assert list(unfinished([grouped])) == ["B"]
+    if mended_by == "deliverer":
+        append(grouped.table, orders(["3"], "B"))
+        publish(grouped)
+        deliver(grouped)
+    else:
+        company = entries.read(grouped.store, "B").company
+        finish([grouped], company, go_on=lambda: True, tell=lambda _rows, _total: None)
+        assert unfinished([grouped]) == {}
+    assert left_in_files(grouped, "B", b"note of") == 0
+    assert tables_of(grouped, "B") == {"orders", "_lpm_watermark", "_lpm_entitlement"}
+
+
+def test_data_that_was_dropped_beside_a_reader_is_dropped_again(grouped, monkeypatch):
+    monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 20", *sqlite._PRAGMAS[1:]))
+    fill_twice(grouped, "B")
+    entries.set_state(grouped.store, "B", "offboarding")
+    with reading(grouped, "B"):
+        for _ in range(2):
+            with pytest.raises(TargetFaultError, match="somebody is reading it"):
+                drop_data([grouped], "B")
+            assert left_in_files(grouped, "B", b"note of") > 0
+    drop_data([grouped], "B")
+    assert left_in_files(grouped, "B", b"note of") == 0
 
 
 def test_a_revocation_that_was_not_finished_is_by_whoever_opens_the_database_next(grouped):
