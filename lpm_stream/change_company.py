@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -144,11 +145,16 @@ def _require_removed(company: Company) -> None:
 
 
 def _opened_once_more(stream: Stream, company: str) -> closing[CompanyDatabase]:
-    """The database of a company that is not served any more."""
+    """The database of a company that is not served any more, whatever it has been opened with before."""
     entitlement = entries.entitlement_of(stream.store, company)
     known = entries.read(stream.store, company).company
     place = registry.database_place(company, known.database, stream.settings)
-    return closing(stream.open_database(registry.Served(company, place, entitlement)))
+    served = registry.Served(company, place, entitlement)
+    try:
+        return closing(stream.open_database(served))
+    except EntitlementsChangedError as error:  # by an onboarding, say, that was given up before it was registered
+        newest = replace(entitlement, generation=error.stored)
+        return closing(stream.open_database(replace(served, entitlement=newest)))
 
 
 def _forget(connection: sa.Connection, company: str) -> None:

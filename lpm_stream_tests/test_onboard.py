@@ -248,6 +248,28 @@ def test_nobody_is_onboarded_while_the_data_is_dropped(stream, order, monkeypatc
     assert_delivered(stream, ["NEW"])
 
 
+def killed(*_: object) -> str:
+    raise KeyboardInterrupt
+
+
+def kill_before_registering(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begins an onboarding that ends when the company's database is made, and nobody knows."""
+    database, registering, *_ = onboarding._STEPS
+    with monkeypatch.context() as patch:
+        patch.setattr(onboarding, "_STEPS", (database, replace(registering, run=killed)))
+        with pytest.raises(KeyboardInterrupt):
+            onboard(order)
+
+
+def test_data_is_dropped_of_a_company_that_was_almost_taken_in_again(stream, order, monkeypatch):
+    onboard(order)
+    entries.set_state(stream.store, "NEW", "offboarding")
+    kill_before_registering(replace(order, company=Company(id="NEW", groups=("all",))), monkeypatch)
+    drop_data([stream], "NEW")
+    with closing(sqlite3.connect(path_of(stream, "NEW"))) as connection:
+        assert connection.execute("SELECT name FROM sqlite_schema WHERE name = 'orders'").fetchall() == []
+
+
 @pytest.mark.parametrize("differs", ["state", "lease"])
 def test_nothing_is_forgotten_of_a_company_that_has_come_back(stream, order, monkeypatch, differs):
     onboard(order)
