@@ -15,6 +15,7 @@ from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import CompanyDatabase
 from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.errors import LpmStreamError
+from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.stream import Stream
 
 _KEPT = (tables.audit, tables.companies)  # what was done, and that the company is not to be taken in unasked
@@ -32,9 +33,10 @@ def change(
 ) -> list[str]:
     """Changes a registered company, on the stream and in what is stored.
 
-    The registry comes first: from then on nobody opens the company's database with what it was entitled to before.
-    What was revoked is dropped as soon as the database is opened, here or by the deliverer; what was granted is
-    loaded from the table. A change that was stopped half-way is finished by `finish`.
+    A new database is made before anything is changed: if it cannot be had, everything stays as it is. Then the
+    registry comes first: from then on nobody opens the company's database with what it was entitled to before. What
+    was revoked is dropped as soon as the database is opened, here or by the deliverer; what was granted is loaded
+    from the table. A change that was stopped half-way is finished by `finish`.
 
     Args:
         streams: every feed, opened.
@@ -49,14 +51,43 @@ def change(
         LpmStreamError: if it is not what it was any more, or its database cannot be brought to the change.
     """
     assert wanted.before is not None  # noqa: S101 - new ones are onboarded
+    generation = _made(streams, wanted.before, wanted.after)
     with streams[0].store.write() as connection:
-        entries.change(connection, wanted.before, wanted.after)
+        entries.change(connection, wanted.before, wanted.after, generation)
     if wanted.after.state == "offboarding":
         return ["not served any more"]
     if not entries.touches_data(wanted.before, wanted.after):
         return []
     done = finish(streams, wanted.after, go_on=go_on, tell=tell)
     return [*done, *_left_behind(streams, wanted.before, wanted.after)]
+
+
+def _made(streams: Sequence[Stream], before: Company, after: Company) -> int:
+    """Makes the tables in a company's new database; the generation that it was opened with, 0 if there is none."""
+    if after.database == before.database or after.state == "offboarding":
+        return 0
+    with streams[0].store.read() as connection:
+        entries.require_unchanged(connection, before)
+        generation = entries.next_generation(connection, before.id)
+    place = registry.database_place(after.id, after.database, streams[0].settings)
+    for stream in streams:
+        if not after.feeds or stream.spec.name in after.feeds:
+            generation = _make(stream, registry.Served(after.id, place, Entitlement(after.groups, generation)))
+    return generation
+
+
+def _make(stream: Stream, served: registry.Served) -> int:
+    """Makes a feed's tables in a database; the generation that it was opened with, newer than any that it knew."""
+    try:
+        with closing(stream.open_database(served)) as database, database.transaction() as transaction:
+            transaction.watermark()
+    except EntitlementsChangedError as error:  # the company had it before, in a time that the registry has lost
+        return _make(stream, _of_generation(served, error.stored + 1))
+    return served.entitlement.generation
+
+
+def _of_generation(served: registry.Served, generation: int) -> registry.Served:
+    return replace(served, entitlement=replace(served.entitlement, generation=generation))
 
 
 def _left_behind(streams: Sequence[Stream], before: Company, after: Company) -> Iterator[str]:
@@ -153,8 +184,7 @@ def _opened_once_more(stream: Stream, company: str) -> closing[CompanyDatabase]:
     try:
         return closing(stream.open_database(served))
     except EntitlementsChangedError as error:  # by an onboarding, say, that was given up before it was registered
-        newest = replace(entitlement, generation=error.stored)
-        return closing(stream.open_database(replace(served, entitlement=newest)))
+        return closing(stream.open_database(_of_generation(served, error.stored)))
 
 
 def _forget(connection: sa.Connection, company: str) -> None:

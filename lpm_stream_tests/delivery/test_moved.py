@@ -5,14 +5,16 @@ from contextlib import closing
 
 import pytest
 
-from lpm_stream.change_company import change
+from lpm_stream.change_company import change, unfinished
 from lpm_stream.control import entries, parking, progress
 from lpm_stream.control.registry_file import Change
 from lpm_stream.delivery import drain, worker
 from lpm_stream.delivery.apply import NotServedError
-from lpm_stream.delivery.database import CompanyDatabase
+from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.pool import Place
 from lpm_stream.delivery.worker import Worker
+from lpm_stream.errors import LpmStreamError, TargetFaultError
+from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.stream import Stream
 from lpm_stream_tests.delivery.test_drain import commit, delivered, delivering, parked, wait_until
 from lpm_stream_tests.example import SPEC, assert_delivered, deliver
@@ -27,11 +29,11 @@ def forgetful(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Stream:
     return stream
 
 
-def move(stream: Stream, company: str) -> None:
+def move(stream: Stream, company: str, name: str = "A_new", **said: object) -> None:
     """Gives a company another database, and loads that."""
     before = entries.read(stream.store, company).company
-    url = f"sqlite:///{stream.settings.home}/companies/{company}_new.db"
-    wanted = Change(before, before.model_copy(update={"database": url}))
+    url = f"sqlite:///{stream.settings.home}/companies/{name}.db"
+    wanted = Change(before, before.model_copy(update={"database": url, **said}))
     change([stream], wanted, go_on=lambda: True, tell=lambda _rows, _total: None)
 
 
@@ -86,3 +88,37 @@ def test_who_was_removed_meanwhile_is_not_served_any_more(forgetful):
         with pytest.raises(NotServedError):
             mine.serve("A", received, 0)
         assert not mine.is_registered("A")
+
+
+def test_a_company_whose_new_database_is_refused_keeps_its_own(stream):
+    commit(stream, A="1", B="2")
+    deliver(stream)
+    before = entries.read(stream.store, "A"), entries.entitlement_of(stream.store, "A")
+    with pytest.raises(TargetFaultError, match="belongs to company 'B'"):
+        move(stream, "A", "B", groups=("base",))
+    assert (entries.read(stream.store, "A"), entries.entitlement_of(stream.store, "A")) == before
+    assert unfinished([stream]) == {}
+    commit(stream, A="3")
+    deliver(stream)
+    assert_delivered(stream, ["A", "B"])
+
+
+def test_it_is_not_made_for_one_who_saw_something_else(stream):
+    before = entries.read(stream.store, "A").company
+    entries.set_state(stream.store, "A", "paused")
+    wanted = Change(before, before.model_copy(update={"database": f"sqlite:///{stream.settings.home}/new.db"}))
+    with pytest.raises(LpmStreamError, match="by somebody else meanwhile"):
+        change([stream], wanted, go_on=lambda: True, tell=lambda _rows, _total: None)
+    assert not (stream.settings.home / "new.db").exists()
+
+
+def test_a_database_that_knows_of_a_time_that_the_registry_has_lost_can_be_moved_to(stream):
+    url = f"sqlite:///{stream.settings.home}/companies/A_new.db"
+    newer = entries.new_generation() + 1_000_000
+    open_database(stream.spec, "A", url, Entitlement(("all",), newer)).close()
+    commit(stream, A="1")
+    move(stream, "A")
+    assert entries.entitlement_of(stream.store, "A").generation > newer
+    commit(stream, A="2")
+    deliver(stream)
+    assert_delivered(stream, ["A"])
