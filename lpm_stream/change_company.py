@@ -34,9 +34,9 @@ def change(
     """Changes a registered company, on the stream and in what is stored.
 
     A new database is made before anything is changed: if it cannot be had, everything stays as it is. Then the
-    registry comes first: from then on nobody opens the company's database with what it was entitled to before. What
-    was revoked is dropped as soon as the database is opened, here or by the deliverer; what was granted is loaded
-    from the table. A change that was stopped half-way is finished by `finish`.
+    registry comes first: from then on nobody opens the company's database with what it was entitled to before.
+    What was revoked is dropped as soon as the database is opened, here or by the deliverer; what was granted is
+    loaded from the table. A change that was stopped half-way is finished by `finish`.
 
     Args:
         streams: every feed, opened.

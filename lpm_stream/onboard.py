@@ -20,6 +20,7 @@ from lpm_stream.control.store import ControlStore
 from lpm_stream.database_url import shown
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import open_database
+from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.stream import Stream
@@ -108,7 +109,7 @@ def onboard(order: Order) -> list[Result]:
         for step in _STEPS:
             for stream in order.received:
                 try:
-                    order.tell(step.name, step.run(order, stream, generation))
+                    generation = _run(step, order, stream, generation)
                 except LpmStreamError as error:
                     raise OnboardingError(
                         f"onboarding of company {order.company.id!r} has stopped at step '{step.name}': {error}. "
@@ -117,6 +118,18 @@ def onboard(order: Order) -> list[Result]:
         entries.finish_onboarding(order.store, order.company.id)
     begun = (stream for stream in order.received if DeltaTable.is_deltatable(stream.table))
     return [result for stream in begun for result in run_checks(stream, [order.company.id])]
+
+
+def _run(step: _Step, order: Order, stream: Stream, generation: int) -> int:
+    """Runs a step; the generation to go on with."""
+    try:
+        order.tell(step.name, step.run(order, stream, generation))
+    except EntitlementsChangedError as error:
+        if step.run is not _make_database:
+            raise
+        generation = error.stored + 1  # an earlier try, for other groups, was killed before these were registered
+        order.tell(step.name, step.run(order, stream, generation))
+    return generation
 
 
 def _require_fit(order: Order) -> None:

@@ -248,7 +248,7 @@ def test_nobody_is_onboarded_while_the_data_is_dropped(stream, order, monkeypatc
     assert_delivered(stream, ["NEW"])
 
 
-def killed(*_: object) -> str:
+def killed(*_: object, **__: object) -> str:
     raise KeyboardInterrupt
 
 
@@ -259,6 +259,17 @@ def kill_before_registering(order: Order, monkeypatch: pytest.MonkeyPatch) -> No
         patch.setattr(onboarding, "_STEPS", (database, replace(registering, run=killed)))
         with pytest.raises(KeyboardInterrupt):
             onboard(order)
+
+
+def test_what_was_killed_with_other_groups_goes_on_as_it_had_begun(stream, order, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(onboarding, "backfill", killed)
+        with pytest.raises(KeyboardInterrupt):
+            onboard(order)
+    kill_before_registering(replace(order, company=Company(id="NEW", groups=("all",))), monkeypatch)
+    assert failed(onboard(order)) == {}
+    assert_delivered(stream, ["NEW"])
+    assert unfinished(order.streams) == {}
 
 
 def test_data_is_dropped_of_a_company_that_was_almost_taken_in_again(stream, order, monkeypatch):
