@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -52,8 +52,14 @@ class Worker:
         """Whether the company is served; the registry is asked again before the answer is no."""
         return self._served(company) is not None
 
+    def registered(self) -> Collection[str]:
+        """The companies that are served, as of a moment ago."""
+        if time.monotonic() - self._asked > _REGISTRY_SECONDS:
+            self._ask()
+        return self._known[1].keys()
+
     def _served(self, company: str) -> Served | None:
-        if company not in self._known[1] or time.monotonic() - self._asked > _REGISTRY_SECONDS:
+        if company not in self.registered():
             self._ask()
         return self._known[1].get(company)
 

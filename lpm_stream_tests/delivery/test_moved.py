@@ -5,8 +5,9 @@ from contextlib import closing
 
 import pytest
 
-from lpm_stream.change_company import change, unfinished
+from lpm_stream.change_company import change, drop_data, unfinished
 from lpm_stream.control import entries, parking, progress
+from lpm_stream.control.company import Company
 from lpm_stream.control.registry_file import Change
 from lpm_stream.delivery import drain, worker
 from lpm_stream.delivery.apply import NotServedError
@@ -15,6 +16,7 @@ from lpm_stream.delivery.pool import Place
 from lpm_stream.delivery.worker import Worker
 from lpm_stream.errors import LpmStreamError, TargetFaultError
 from lpm_stream.feed.entitlement import Entitlement
+from lpm_stream.onboard import Order, onboard
 from lpm_stream.stream import Stream
 from lpm_stream_tests.delivery.test_drain import commit, delivered, delivering, parked, wait_until
 from lpm_stream_tests.example import SPEC, assert_delivered, deliver
@@ -122,3 +124,37 @@ def test_a_database_that_knows_of_a_time_that_the_registry_has_lost_can_be_moved
     commit(stream, A="2")
     deliver(stream)
     assert_delivered(stream, ["A"])
+
+
+def test_one_that_comes_back_is_not_taken_for_what_it_was(forgetful, monkeypatch, caplog):
+    monkeypatch.setattr(drain, "_FORGET_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "_REGISTRY_SECONDS", 0.0)
+    looked: list[object] = []
+    real = drain._Drain._forget_if_due
+
+    def look(of: drain._Drain) -> None:
+        real(of)
+        looked.append(of)
+
+    monkeypatch.setattr(drain._Drain, "_forget_if_due", look)
+    order = Order(
+        Company(id="A", groups=("all",)),
+        [forgetful],
+        lambda _stream, _company: "",
+        lambda _step, _what: None,
+        lambda: True,
+        lambda _rows, _total: None,
+    )
+    with delivering(forgetful):
+        for key in ("1", "2", "3"):
+            commit(forgetful, A=key)
+        wait_until(is_told_of_everything(forgetful, "A"))
+        entries.set_state(forgetful.store, "A", "offboarding")
+        before = len(looked)
+        wait_until(lambda: len(looked) > before + 1)
+        drop_data([forgetful], "A")
+        onboard(order)
+        commit(forgetful, A="4")
+        wait_until(is_told_of_everything(forgetful, "A"))
+    assert_delivered(forgetful, ["A"])
+    assert "is parked" not in caplog.text
