@@ -1,6 +1,6 @@
 """Changes of companies that are served: what they may get, and where their database is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -142,10 +142,17 @@ def confirm(
     return finish(streams, company, go_on=go_on, tell=tell)
 
 
-def unfinished(streams: Sequence[Stream]) -> dict[str, str]:
-    """The companies whose last change was not carried out to its end, and what is left to do, for `finish`."""
+def unfinished(streams: Sequence[Stream], also: Iterable[Company] = ()) -> dict[str, str]:
+    """The companies whose last change was not carried out to its end, and what is left to do, for `finish`.
+
+    Args:
+        streams: every feed, opened.
+        also: companies whose tables are to be looked at all the same: the contract may have moved a column to
+            another group, which the registry knows nothing of.
+    """
     store = streams[0].store
-    left = dict.fromkeys(registry.to_apply(store), "see that its tables have the columns that it may get")
+    lagging = [*(one.id for one in also if one.state != "offboarding"), *registry.to_apply(store)]
+    left = dict.fromkeys(lagging, "see that its tables have the columns that it may get")
     for stream in streams:
         left |= dict.fromkeys(registry.to_load(store, stream.spec.name), "load what it was granted")
     return left

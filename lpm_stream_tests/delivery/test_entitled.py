@@ -187,6 +187,22 @@ def test_a_revocation_that_was_not_finished_is_known_until_it_is(grouped, state)
     assert unfinished([grouped]) == {}
 
 
+@pytest.mark.parametrize("state", ["active", "paused"])
+def test_a_column_that_is_moved_to_another_group_goes_from_those_who_are_idle_too(stream, state):
+    append(stream.table, orders(["1"], "A"))
+    publish(stream)
+    deliver(stream)
+    grant(stream, "A", "base")
+    entries.set_state(stream.store, "A", state)
+    with open_stream(stream.settings, GROUPED) as moved:
+        company = entries.read(moved.store, "A").company
+        assert unfinished([moved]) == {}
+        gone = company.model_copy(update={"id": "GONE", "state": "offboarding"})
+        assert list(unfinished([moved], [company, gone])) == ["A"]
+        finish([moved], company, go_on=lambda: True, tell=lambda _rows, _total: None)
+        assert notes(moved, "A") == {"1": "no column"}
+
+
 def test_a_grant_that_was_not_finished_is_known_until_it_is_loaded(grouped):
     before = entries.read(grouped.store, "A").company
     after = before.model_copy(update={"groups": ("all",)})
