@@ -1,17 +1,21 @@
 """Changes of companies that are served: what they may get, and where their database is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import sqlalchemy as sa
 
-from lpm_stream.control import audit, entries, registry, tables
+from lpm_stream.control import audit, entries, leases, registry, tables
 from lpm_stream.control.company import Company
+from lpm_stream.control.company_lease import alone
 from lpm_stream.control.registry_file import Change
 from lpm_stream.database_url import shown
 from lpm_stream.delivery.backfill import backfill
+from lpm_stream.delivery.database import CompanyDatabase
 from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.errors import LpmStreamError
+from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.stream import Stream
 
 _KEPT = (tables.audit, tables.companies)  # what was done, and that the company is not to be taken in unasked
@@ -29,7 +33,8 @@ def change(
 ) -> list[str]:
     """Changes a registered company, on the stream and in what is stored.
 
-    The registry comes first: from then on nobody opens the company's database with what it was entitled to before.
+    A new database is made before anything is changed: if it cannot be had, everything stays as it is. Then the
+    registry comes first: from then on nobody opens the company's database with what it was entitled to before.
     What was revoked is dropped as soon as the database is opened, here or by the deliverer; what was granted is
     loaded from the table. A change that was stopped half-way is finished by `finish`.
 
@@ -46,14 +51,43 @@ def change(
         LpmStreamError: if it is not what it was any more, or its database cannot be brought to the change.
     """
     assert wanted.before is not None  # noqa: S101 - new ones are onboarded
+    generation = _made(streams, wanted.before, wanted.after)
     with streams[0].store.write() as connection:
-        entries.change(connection, wanted.before, wanted.after)
+        entries.change(connection, wanted.before, wanted.after, generation)
     if wanted.after.state == "offboarding":
         return ["not served any more"]
     if not entries.touches_data(wanted.before, wanted.after):
         return []
     done = finish(streams, wanted.after, go_on=go_on, tell=tell)
     return [*done, *_left_behind(streams, wanted.before, wanted.after)]
+
+
+def _made(streams: Sequence[Stream], before: Company, after: Company) -> int:
+    """Makes the tables in a company's new database; the generation that it was opened with, 0 if there is none."""
+    if after.database == before.database or after.state == "offboarding":
+        return 0
+    with streams[0].store.read() as connection:
+        entries.require_unchanged(connection, before)
+        generation = entries.next_generation(connection, before.id)
+    place = registry.database_place(after.id, after.database, streams[0].settings)
+    for stream in streams:
+        if not after.feeds or stream.spec.name in after.feeds:
+            generation = _make(stream, registry.Served(after.id, place, Entitlement(after.groups, generation)))
+    return generation
+
+
+def _make(stream: Stream, served: registry.Served) -> int:
+    """Makes a feed's tables in a database; the generation that it was opened with, newer than any that it knew."""
+    try:
+        with closing(stream.open_database(served)) as database, database.transaction() as transaction:
+            transaction.watermark()
+    except EntitlementsChangedError as error:  # the company had it before, in a time that the registry has lost
+        return _make(stream, _of_generation(served, error.stored + 1))
+    return served.entitlement.generation
+
+
+def _of_generation(served: registry.Served, generation: int) -> registry.Served:
+    return replace(served, entitlement=replace(served.entitlement, generation=generation))
 
 
 def _left_behind(streams: Sequence[Stream], before: Company, after: Company) -> Iterator[str]:
@@ -108,32 +142,61 @@ def confirm(
     return finish(streams, company, go_on=go_on, tell=tell)
 
 
-def unfinished(streams: Sequence[Stream]) -> dict[str, str]:
-    """The companies whose last change was not carried out to its end, and what is left to do, for `finish`."""
+def unfinished(streams: Sequence[Stream], also: Iterable[Company] = ()) -> dict[str, str]:
+    """The companies whose last change was not carried out to its end, and what is left to do, for `finish`.
+
+    Args:
+        streams: every feed, opened.
+        also: companies whose tables are to be looked at all the same: the contract may have moved a column to
+            another group, which the registry knows nothing of.
+    """
     store = streams[0].store
-    left = dict.fromkeys(registry.to_apply(store), "see that its tables have the columns that it may get")
+    lagging = [*(one.id for one in also if one.state != "offboarding"), *registry.to_apply(store)]
+    left = dict.fromkeys(lagging, "see that its tables have the columns that it may get")
     for stream in streams:
         left |= dict.fromkeys(registry.to_load(store, stream.spec.name), "load what it was granted")
     return left
 
 
-def drop_data(streams: Sequence[Stream], company: Company) -> None:
+def drop_data(streams: Sequence[Stream], company: str) -> None:
     """Removes a company's rows from its database, and all that the control store keeps of it but for the audit.
 
     Raises:
-        LpmStreamError: if the company is still served, or its database cannot be written.
+        LpmStreamError: if the company is still served, or being onboarded, or its database cannot be written.
     """
-    store, settings = streams[0].store, streams[0].settings
-    if entries.read(store, company.id).company.state != "offboarding":
+    store = streams[0].store
+    with alone(store, company) as lease:
+        _require_removed(entries.read(store, company).company)
+        for stream in streams:
+            with _opened_once_more(stream, company) as database, database.transaction() as transaction:
+                leases.renew(store, lease)  # none but us is at this company
+                transaction.drop()
+        with store.write() as connection:
+            leases.check(connection, lease)
+            _require_removed(entries.read_in(connection, company).company)
+            _forget(connection, company)
+
+
+def _require_removed(company: Company) -> None:
+    if company.state != "offboarding":
         raise LpmStreamError(f"company {company.id!r} is still served: lpm-stream companies remove")
-    place = registry.database_place(company.id, company.database, settings)
-    for stream in streams:
-        served = registry.Served(company.id, place, entries.entitlement_of(store, company.id))
-        with closing(stream.open_database(served)) as database, database.transaction() as transaction:
-            transaction.drop()
-    with store.write() as connection:
-        told = sa.select(tables.incidents.c.id).where(tables.incidents.c.company == company.id)
-        connection.execute(sa.delete(tables.notifications).where(tables.notifications.c.incident.in_(told)))
-        for table in _OF_COMPANIES:
-            connection.execute(sa.delete(table).where(table.c.company == company.id))
-        audit.record(connection, "drop_data", company.id, {})
+
+
+def _opened_once_more(stream: Stream, company: str) -> closing[CompanyDatabase]:
+    """The database of a company that is not served any more, whatever it has been opened with before."""
+    entitlement = entries.entitlement_of(stream.store, company)
+    known = entries.read(stream.store, company).company
+    place = registry.database_place(company, known.database, stream.settings)
+    served = registry.Served(company, place, entitlement)
+    try:
+        return closing(stream.open_database(served))
+    except EntitlementsChangedError as error:  # by an onboarding, say, that was given up before it was registered
+        return closing(stream.open_database(_of_generation(served, error.stored)))
+
+
+def _forget(connection: sa.Connection, company: str) -> None:
+    told = sa.select(tables.incidents.c.id).where(tables.incidents.c.company == company)
+    connection.execute(sa.delete(tables.notifications).where(tables.notifications.c.incident.in_(told)))
+    for table in _OF_COMPANIES:
+        connection.execute(sa.delete(table).where(table.c.company == company))
+    audit.record(connection, "drop_data", company, {})

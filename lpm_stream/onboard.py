@@ -5,7 +5,7 @@ what comes, and a run that was stopped, or failed, is simply repeated.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 
 from deltalake import DeltaTable
@@ -14,11 +14,13 @@ from lpm_stream.checks.result import Result
 from lpm_stream.checks.run import run_checks
 from lpm_stream.control import backfills, entries, leases, parking, registry
 from lpm_stream.control.company import Company
+from lpm_stream.control.company_lease import alone
 from lpm_stream.control.registry_file import unfit
 from lpm_stream.control.store import ControlStore
 from lpm_stream.database_url import shown
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import open_database
+from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.stream import Stream
@@ -101,13 +103,13 @@ def onboard(order: Order) -> list[Result]:
         LpmStreamError: if it cannot begin: what was said about the company is wrong, it is onboarded already, or
             somebody else is at it.
     """
-    with _alone(order):
+    with alone(order.store, order.company.id):
         _require_fit(order)
         generation = entries.generation_for(order.store, order.company)
         for step in _STEPS:
             for stream in order.received:
                 try:
-                    order.tell(step.name, step.run(order, stream, generation))
+                    generation = _run(step, order, stream, generation)
                 except LpmStreamError as error:
                     raise OnboardingError(
                         f"onboarding of company {order.company.id!r} has stopped at step '{step.name}': {error}. "
@@ -118,6 +120,18 @@ def onboard(order: Order) -> list[Result]:
     return [result for stream in begun for result in run_checks(stream, [order.company.id])]
 
 
+def _run(step: _Step, order: Order, stream: Stream, generation: int) -> int:
+    """Runs a step; the generation to go on with."""
+    try:
+        order.tell(step.name, step.run(order, stream, generation))
+    except EntitlementsChangedError as error:
+        if step.run is not _make_database:
+            raise
+        generation = error.stored + 1  # an earlier try, for other groups, was killed before these were registered
+        order.tell(step.name, step.run(order, stream, generation))
+    return generation
+
+
 def _require_fit(order: Order) -> None:
     company = order.company
     if wrong := list(unfit(company, {stream.spec.name: stream.spec for stream in order.streams})):
@@ -126,22 +140,6 @@ def _require_fit(order: Order) -> None:
         raise LpmStreamError(f"company {company.id!r}: a company is onboarded as active; pause it afterwards")
     with order.store.read() as connection:
         entries.require_new(connection, company.id)
-
-
-@contextmanager
-def _alone(order: Order) -> Iterator[None]:
-    """Keeps others from onboarding the same company, however they spell it."""
-    company = order.company.id
-    name = leases.lease_name("onboard", "companies", company.casefold())
-    lease = leases.acquire(order.store, name, leases.worker_name("onboard"))
-    if lease is None:
-        holder = leases.holders(order.store).get(name, "another worker")
-        raise LpmStreamError(f"company {company!r} is being onboarded by {holder} already; wait for that to end")
-    try:
-        with leases.kept(order.store, lease):
-            yield
-    finally:
-        leases.release(order.store, lease)
 
 
 def _make_database(order: Order, stream: Stream, generation: int) -> str:

@@ -99,6 +99,9 @@ def test_companies_are_declared_in_a_file(tmp_path):
     assert run(tmp_path, "companies", "list").stdout == ""
     assert run(tmp_path, *apply, "--yes").returncode == 0
     assert run(tmp_path, *apply, "--yes").stdout == "nothing to change\n"
+    every = run(tmp_path, *apply, "--every", "--yes")
+    assert every.returncode == 0, every.stderr
+    assert "company 'ACME': table tdr has the columns of base, sipreq\n" in every.stdout
     file.write_text(run(tmp_path, "companies", "export").stdout.replace("state: paused", "state: active"))
     assert run(tmp_path, *apply, typed="n\n").returncode == 1
     assert "state: paused" in run(tmp_path, "companies", "show", "it's").stdout

@@ -1,17 +1,22 @@
 """Onboarding: whole, stopped half-way, done twice, and refused."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from lpm_stream import onboard as onboarding
-from lpm_stream.change_company import unfinished
-from lpm_stream.control import entries, leases, progress, registry
+from lpm_stream.change_company import drop_data, unfinished
+from lpm_stream.control import backfills, entries, leases, progress, registry
 from lpm_stream.control.company import Company
+from lpm_stream.control.store import ControlStore
+from lpm_stream.control.tables import companies
 from lpm_stream.errors import LpmStreamError
+from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.onboard import OnboardingError, Order, failed, onboard, plan
 from lpm_stream.stream import Stream
 from lpm_stream_tests.example import append, assert_delivered, deliver, orders, publish
@@ -178,7 +183,7 @@ def test_two_operators_at_once(stream, order, spelled):
     holder = leases.worker_name("onboard-elsewhere")
     lease = leases.acquire(stream.store, name, holder)
     assert lease is not None
-    with pytest.raises(LpmStreamError, match=f"'{spelled}' is being onboarded by onboard-elsewhere@"):
+    with pytest.raises(LpmStreamError, match=rf"'{spelled}' is being onboarded.* by onboard-elsewhere@"):
         onboard(replace(order, company=Company(id=spelled)))
     assert registry.registered(stream.store) == ["A", "B"]
     leases.release(stream.store, lease)
@@ -211,6 +216,89 @@ def test_a_company_that_was_removed_is_counted_and_can_come_back(stream, order):
         assert connection.execute("SELECT count(*) FROM orders").fetchall() == [(3,)]
     assert failed(onboard(order)) == {}
     assert_delivered(stream, ["NEW"])
+
+
+def test_data_is_not_dropped_beside_an_onboarding(stream, order):
+    onboard(order)
+    entries.set_state(stream.store, "NEW", "offboarding")
+    name = leases.lease_name("onboard", "companies", "new")
+    lease = leases.acquire(stream.store, name, leases.worker_name("onboard-elsewhere"))
+    assert lease is not None
+    with pytest.raises(LpmStreamError, match=r"is being onboarded.* by onboard-elsewhere@"):
+        drop_data([stream], "NEW")
+    leases.release(stream.store, lease)
+    assert failed(onboard(order)) == {}
+    assert_delivered(stream, ["NEW"])
+
+
+def test_nobody_is_onboarded_while_the_data_is_dropped(stream, order, monkeypatch):
+    onboard(order)
+    entries.set_state(stream.store, "NEW", "offboarding")
+    looked_up = entries.entitlement_of
+
+    def beside(store: ControlStore, company: str) -> Entitlement:
+        with ThreadPoolExecutor(1) as other, pytest.raises(LpmStreamError, match="its data dropped, by onboard@"):
+            other.submit(onboard, order).result()
+        return looked_up(store, company)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(entries, "entitlement_of", beside)
+        drop_data([stream], "NEW")
+    assert failed(onboard(order)) == {}
+    assert_delivered(stream, ["NEW"])
+
+
+def killed(*_: object, **__: object) -> str:
+    raise KeyboardInterrupt
+
+
+def kill_before_registering(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begins an onboarding that ends when the company's database is made, and nobody knows."""
+    database, registering, *_ = onboarding._STEPS
+    with monkeypatch.context() as patch:
+        patch.setattr(onboarding, "_STEPS", (database, replace(registering, run=killed)))
+        with pytest.raises(KeyboardInterrupt):
+            onboard(order)
+
+
+def test_what_was_killed_with_other_groups_goes_on_as_it_had_begun(stream, order, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(onboarding, "backfill", killed)
+        with pytest.raises(KeyboardInterrupt):
+            onboard(order)
+    kill_before_registering(replace(order, company=Company(id="NEW", groups=("all",))), monkeypatch)
+    assert failed(onboard(order)) == {}
+    assert_delivered(stream, ["NEW"])
+    assert unfinished(order.streams) == {}
+
+
+def test_data_is_dropped_of_a_company_that_was_almost_taken_in_again(stream, order, monkeypatch):
+    onboard(order)
+    entries.set_state(stream.store, "NEW", "offboarding")
+    kill_before_registering(replace(order, company=Company(id="NEW", groups=("all",))), monkeypatch)
+    drop_data([stream], "NEW")
+    with closing(sqlite3.connect(path_of(stream, "NEW"))) as connection:
+        assert connection.execute("SELECT name FROM sqlite_schema WHERE name = 'orders'").fetchall() == []
+
+
+@pytest.mark.parametrize("differs", ["state", "lease"])
+def test_nothing_is_forgotten_of_a_company_that_has_come_back(stream, order, monkeypatch, differs):
+    onboard(order)
+    entries.set_state(stream.store, "NEW", "offboarding")
+    renewed = leases.renew
+
+    def back(store: ControlStore, lease: leases.Lease) -> None:
+        renewed(store, lease)
+        with store.write() as connection:
+            if differs == "state":
+                connection.execute(companies.update().values(state="active"))
+            else:
+                leases.write(connection, [lease.name], "somebody", lease.fence + 1, datetime.now(UTC))
+
+    monkeypatch.setattr(leases, "renew", back)
+    with pytest.raises(LpmStreamError, match="still served" if differs == "state" else "another worker"):
+        drop_data([stream], "NEW")
+    assert backfills.read(stream.store, "orders").keys() == {"NEW"}
 
 
 def test_wrong_password_and_wrong_permissions(stream, order, postgresql_server, monkeypatch):

@@ -139,7 +139,7 @@ def remove(
     from lpm_stream.control import entries
 
     with opened_all(home, create=False) as streams:
-        found = entries.read(streams[0].store, company).company
+        entries.read(streams[0].store, company)  # before anything is asked
         if drop_data:
             err.print(Text(f"this drops every row that {company!r} has received; its id, to go on:"), end=" ")
             if typer.get_text_stream("stdin").readline().rstrip("\r\n") != company:
@@ -150,7 +150,7 @@ def remove(
             from lpm_stream.change_company import drop_data as drop
 
             time.sleep(_NOTICED_SECONDS)
-            drop(streams, found)
+            drop(streams, company)
             console.print(Text(f"the rows of company {company!r} are dropped"))
 
 

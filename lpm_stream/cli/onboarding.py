@@ -70,6 +70,14 @@ def add(
 
 def apply(
     file: Annotated[Path, typer.Option("--file", "-f", help="A YAML file, as `export` writes it.")],
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--every",
+            help="See to the columns of every company that the file names: after the contract has moved one to "
+            "another group.",
+        ),
+    ] = False,
     dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     home: Home = None,
@@ -83,7 +91,7 @@ def apply(
         wanted = read_file(file, {stream.spec.name: stream.spec for stream in streams})
         store = streams[0].store
         found = changes(entries.read_all(store), wanted)
-        left = unfinished(streams)
+        left = unfinished(streams, wanted if every else ())
         rest = [one for one in wanted if one.id in left.keys() - {change.after.id for change in found}]
         for change in found:
             for line in change.lines():

@@ -111,23 +111,38 @@ def note_applied(store: ControlStore, company: str, generation: int) -> None:
         connection.execute(companies.update().where(older).values(applied_generation=generation))
 
 
-def change(connection: sa.Connection, before: Company, after: Company) -> None:
+def change(connection: sa.Connection, before: Company, after: Company, generation: int = 0) -> None:
     """Changes what is known of a company.
+
+    Args:
+        connection: a transaction.
+        before: as it is.
+        after: as it is to be.
+        generation: with which a new database of its was opened already: its entitlements are no older.
 
     Raises:
         LpmStreamError: if it is not what it was `before`: somebody else was quicker.
     """
-    row = connection.execute(sa.select(companies).where(companies.c.company == before.id)).one_or_none()
-    if row is None or company_of(row) != before:
-        raise LpmStreamError(f"company {before.id!r} was changed by somebody else meanwhile: look, and try again")
+    require_unchanged(connection, before)
     values = values_of(after) | {"changed_at": later_than_all(connection)}
     if touches_data(before, after):
-        values["generation"] = _next_generation(connection, before.id)
+        values["generation"] = max(next_generation(connection, before.id), generation)
     if _needs_load(before, after):
         values["load_generation"] = values["generation"]
     connection.execute(companies.update().where(companies.c.company == before.id).values(**values))
     action = "change" if after.groups == before.groups else "entitlement"
     audit.record(connection, action, before.id, _difference(before, after))
+
+
+def require_unchanged(connection: sa.Connection, before: Company) -> None:
+    """Makes sure that a company is what it was when somebody looked at it.
+
+    Raises:
+        LpmStreamError: if it is not.
+    """
+    row = connection.execute(sa.select(companies).where(companies.c.company == before.id)).one_or_none()
+    if row is None or company_of(row) != before:
+        raise LpmStreamError(f"company {before.id!r} was changed by somebody else meanwhile: look, and try again")
 
 
 def confirm(store: ControlStore, company: str, above: int) -> None:
@@ -138,7 +153,7 @@ def confirm(store: ControlStore, company: str, above: int) -> None:
     """
     groups = read(store, company).company.groups
     with store.write() as connection:
-        generation = max(_next_generation(connection, company), above + 1)
+        generation = max(next_generation(connection, company), above + 1)
         values = {
             "generation": generation,
             "load_generation": generation,
@@ -187,7 +202,12 @@ def read(store: ControlStore, company: str) -> Entry:
         LpmStreamError: if it is not registered.
     """
     with store.read() as connection:
-        row = connection.execute(sa.select(companies).where(companies.c.company == company)).one_or_none()
+        return read_in(connection, company)
+
+
+def read_in(connection: sa.Connection, company: str) -> Entry:
+    """A company, as `read` has it, within a transaction."""
+    row = connection.execute(sa.select(companies).where(companies.c.company == company)).one_or_none()
     if row is None:
         raise LpmStreamError(f"company {company!r} is not registered; lpm-stream companies list shows who is")
     return Entry(company_of(row), row.registered_at, row.onboarded_at)
@@ -221,7 +241,8 @@ def entitlement_of(store: ControlStore, company: str) -> Entitlement:
         return Entitlement(groups, connection.execute(query).scalar_one())
 
 
-def _next_generation(connection: sa.Connection, company: str) -> int:
+def next_generation(connection: sa.Connection, company: str) -> int:
+    """A generation larger than that of a registered company's entitlements."""
     query = sa.select(companies.c.generation).where(companies.c.company == company)
     before: int = connection.execute(query).scalar_one()
     return max(new_generation(), before + 1)

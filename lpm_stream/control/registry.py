@@ -19,6 +19,9 @@ from lpm_stream.feed.spec import EVERY_GROUP
 from lpm_stream.settings import Settings, safe_file_name
 
 _SERVED = companies.c.state != "offboarding"
+_SELECT_SERVED = sa.select(
+    *(companies.c[name] for name in ("company", "database_url", "feeds", "groups", "generation", "state"))
+).where(_SERVED)
 Revision = tuple[datetime | None, int]
 
 
@@ -82,20 +85,19 @@ def entitlements(store: ControlStore, feed: str) -> dict[str, Entitlement]:
 
 def served(store: ControlStore, settings: Settings, feed: str | None = None) -> dict[str, Served]:
     """The companies that are served, of those that receive a feed if one is given, by id."""
-    columns = ("company", "database_url", "feeds", "groups", "generation", "state")
     with store.read() as connection:
-        rows = connection.execute(sa.select(*(companies.c[name] for name in columns)).where(_SERVED)).all()
+        rows = connection.execute(_SELECT_SERVED).all()
     groups = {text: tuple(json.loads(text)) for text in {row.groups for row in rows}}
-    return {
-        row.company: Served(
-            row.company,
-            database_place(row.company, row.database_url, settings),
-            Entitlement(groups[row.groups], row.generation),
-            row.state == "paused",
-        )
-        for row in rows
-        if _receives(row, feed)
-    }
+    return {row.company: _as_served(row, groups[row.groups], settings) for row in rows if _receives(row, feed)}
+
+
+def served_now(store: ControlStore, settings: Settings, feed: str, company: str) -> Served | None:
+    """One company as `served` has it, None if it is not served: one look at one row, by its key."""
+    with store.read() as connection:
+        row = connection.execute(_SELECT_SERVED.where(companies.c.company == company)).one_or_none()
+    if row is None or not _receives(row, feed):
+        return None
+    return _as_served(row, tuple(json.loads(row.groups)), settings)
 
 
 def paused(store: ControlStore) -> frozenset[str]:
@@ -153,3 +155,8 @@ def to_apply(store: ControlStore) -> list[str]:
 
 def _receives(row: Any, feed: str | None) -> bool:
     return feed is None or row.feeds == "[]" or feed in json.loads(row.feeds)
+
+
+def _as_served(row: Any, groups: tuple[str, ...], settings: Settings) -> Served:
+    place = database_place(row.company, row.database_url, settings)
+    return Served(row.company, place, Entitlement(groups, row.generation), row.state == "paused")

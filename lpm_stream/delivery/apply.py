@@ -68,6 +68,13 @@ class NotServedError(WaitsError):
         super().__init__("not served any more")
 
 
+class MovedError(WaitsError):
+    """The company has been given another database, which lacks what was just applied."""
+
+    def __init__(self) -> None:
+        super().__init__("it was just given another database; its changes are read again for that one")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Messages of one company to be applied together.

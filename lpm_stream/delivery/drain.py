@@ -41,6 +41,7 @@ _SLOW_RECOVERY_SECONDS = 15.0  # likewise for a company's own reader, which take
 _TAKES_LONG_SECONDS = 1.0  # likewise where its messages fill half of the memory that others need
 _STUCK_SLOTS = 1_000  # so many databases may keep their tasks waiting before the others have fewer slots
 _SAVE_SECONDS = 1.0  # what is not saved is re-read after a crash and dropped by the watermark
+_FORGET_SECONDS = 1.0  # between looks for companies that are not served any more
 _RECOVERY_SLOTS = 4  # parked companies are retried in slots of their own
 _FINISH_SECONDS = 4.0  # how long the end of a drain waits for transactions in hand
 
@@ -151,7 +152,7 @@ class _Drain:
         self._ahead: set[str] = set()
         self._tries = {company: state.next_try_at for company, state in self._parked.items()}
         self._unsaved = Unsaved()
-        self._saved_at = time.monotonic()
+        self._saved_at = self._forgot_at = time.monotonic()
         self._to_be_split = False
 
     def run(self, go_on: Callable[[], bool], until_caught_up: bool) -> bool:
@@ -159,6 +160,7 @@ class _Drain:
         try:
             while go_on() and not self._to_be_split:
                 self._collect()
+                self._forget_if_due()
                 read = self._read()
                 self._park_the_lossy()
                 self._start()
@@ -197,6 +199,14 @@ class _Drain:
             wait(tasks, self._settings.poll_seconds, FIRST_COMPLETED)
         else:
             time.sleep(self._settings.poll_seconds)
+
+    def _forget_if_due(self) -> None:
+        """Forgets what companies have that are not served any more: one that comes back may have nothing of it."""
+        if time.monotonic() - self._forgot_at < _FORGET_SECONDS:
+            return
+        self._forgot_at = time.monotonic()
+        for company in self._delivered.keys() - self._worker.registered():
+            del self._delivered[company]
 
     # Reading
 

@@ -34,7 +34,6 @@ _PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA legacy_alter_table = ON",  # so that a table can be swapped that a view is on
 )
-_SCRUB = ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA secure_delete = OFF")
 
 
 class SqliteDatabase:
@@ -83,16 +82,32 @@ class SqliteDatabase:
         self._connection.close()
 
     def _scrub(self, cursor: Any) -> None:
-        """Writes the file anew: its free space holds what was dropped, and what was moved about before."""
+        """Writes the file anew: its free space holds what was dropped, and what was moved about before.
+
+        Until that has succeeded the database says that it is to be done, to whoever opens it next.
+        """
         try:
-            for statement in _SCRUB:
-                cursor.execute(statement)
-                cursor.fetchall()
+            self._checkpoint(cursor)  # first: beside a reader each VACUUM would make the log longer
+            cursor.execute("VACUUM")
+            self._checkpoint(cursor)
+            cursor.execute(self._tables.is_scrubbed)
+            cursor.execute("PRAGMA secure_delete = OFF")
+            cursor.fetchall()
         except Error as error:
-            raise TargetFaultError(
-                f"database {self._path}: what was dropped is gone from its tables, but may be in the file's free "
-                f"space ({str(error).splitlines()[0]}): run VACUUM on it"
-            ) from error
+            raise self._unscrubbed(str(error).splitlines()[0]) from error
+
+    def _checkpoint(self, cursor: Any) -> None:
+        """Moves everything from the log into the file; raises if a reader keeps it from that."""
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(is_busy, *_)] = cursor.fetchall()
+        if is_busy:
+            raise self._unscrubbed("somebody is reading it, who has to end that")
+
+    def _unscrubbed(self, why: str) -> TargetFaultError:
+        return TargetFaultError(
+            f"database {self._path}: what was dropped is gone from its tables, but its files may still hold it "
+            f"({why}): do the same again; whoever opens it next tries it, too"
+        )
 
     def _prepare(self) -> None:
         """Makes the tables in a new database; refuses one that is another company's or has lost its table."""
@@ -104,6 +119,8 @@ class SqliteDatabase:
             if self._tables.entitlement_name not in names:
                 transaction.run(self._tables.create_entitlements)
             require_own(self._company, transaction.query(self._tables.select_companies), self._path)
+            if self._tables.to_scrub_name in names:
+                transaction.drop_for_good()
             known = transaction.query(self._tables.select_watermark)
             if not known:  # also where it was lost: then the stream finds that it lacks what came before
                 statements = () if self._spec.name in names else self._tables.create
@@ -201,7 +218,7 @@ class SqliteTransaction:
 
     def drop(self) -> None:
         """Removes the company's rows, and the watermark."""
-        self._drop_for_good()
+        self.drop_for_good()
         for statement in self._tables.drop_all:
             self.run(statement)
 
@@ -211,12 +228,12 @@ class SqliteTransaction:
         withheld = set(self._spec.withheld)
         drop_indexes_on(self._tables, self, withheld)
         for name in self._names() & withheld:
-            self._drop_for_good()
+            self.drop_for_good()
             self.run(self._tables.drop_column(name))
             log.info("%s: column %s dropped from table %s", self.place, name, self._spec.name)
         built = self._names(replacement=True)
         if built and (self._generation > stored or built & withheld):
-            self._drop_for_good()
+            self.drop_for_good()
             self.drop_replacement()
         if self._generation > stored:
             self.run(self._tables.store_entitlement(self._generation))
@@ -228,9 +245,10 @@ class SqliteTransaction:
     def _names(self, *, replacement: bool = False) -> set[str]:
         return {name for name, _, _ in self.query(self._tables.select_columns(replacement=replacement))}
 
-    def _drop_for_good(self) -> None:
+    def drop_for_good(self) -> None:
         """Has what is dropped from here on overwritten; that would cost too much wherever rows are updated."""
         self.query("PRAGMA secure_delete = ON")
+        self.run(self._tables.is_to_be_scrubbed)
         self.has_dropped = True
 
     def fit_to_contract(self) -> str | None:

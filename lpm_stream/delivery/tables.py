@@ -32,6 +32,7 @@ class SqliteTables:
 
     watermark_name = "_lpm_watermark"
     entitlement_name = "_lpm_entitlement"
+    to_scrub_name = "_lpm_to_scrub"
 
     def __init__(self, spec: FeedSpec, company: str) -> None:
         self._spec = spec
@@ -198,6 +199,16 @@ class SqliteTables:
             f"DROP TABLE IF EXISTS {self._table}",
             f"DELETE FROM {self.watermark_name} WHERE feed = {literal(self._spec.name)}",
         ]
+
+    @property
+    def is_to_be_scrubbed(self) -> str:
+        """Says that the file's free space holds what was dropped: by a table's being there, whatever the feed."""
+        return f"CREATE TABLE IF NOT EXISTS {self.to_scrub_name} (unused TEXT) STRICT"
+
+    @property
+    def is_scrubbed(self) -> str:
+        """Says that it has none any more."""
+        return f"DROP TABLE IF EXISTS {self.to_scrub_name}"
 
     @property
     def select_companies(self) -> str:

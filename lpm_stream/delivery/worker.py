@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -10,12 +10,20 @@ from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.parking import Parked
 from lpm_stream.control.registry import Revision, Served
 from lpm_stream.control.store import ControlStore
-from lpm_stream.delivery.apply import Applied, Batch, HeldError, NotServedError, PausedError, apply
+from lpm_stream.delivery.apply import (
+    Applied,
+    Batch,
+    HeldError,
+    MovedError,
+    NotServedError,
+    PausedError,
+    apply,
+)
 from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.entitled import EntitlementsChangedError
 from lpm_stream.delivery.lanes import BATCH_ROWS, Outcome
 from lpm_stream.delivery.pool import DatabasePool, Place
-from lpm_stream.delivery.watermark import Watermark
+from lpm_stream.delivery.watermark import ChangesMissingError, Watermark
 from lpm_stream.errors import HubGapError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Received
@@ -44,8 +52,14 @@ class Worker:
         """Whether the company is served; the registry is asked again before the answer is no."""
         return self._served(company) is not None
 
+    def registered(self) -> Collection[str]:
+        """The companies that are served, as of a moment ago."""
+        if time.monotonic() - self._asked > _REGISTRY_SECONDS:
+            self._ask()
+        return self._known[1].keys()
+
     def _served(self, company: str) -> Served | None:
-        if company not in self._known[1] or time.monotonic() - self._asked > _REGISTRY_SECONDS:
+        if company not in self.registered():
             self._ask()
         return self._known[1].get(company)
 
@@ -63,6 +77,7 @@ class Worker:
         Raises:
             PausedError: if it is paused.
             NotServedError: if it is not served any more.
+            MovedError: if it has another database by the time that this one is given back.
             TargetFaultError: if it cannot be opened.
         """
         served = self._served(company)
@@ -73,9 +88,24 @@ class Worker:
         try:
             with self._pool.borrow((company, served.database, served.entitlement)) as database:
                 yield database
+                self._require_still_there(served)
+        except ChangesMissingError:
+            self._require_still_there(served)
+            raise
         except EntitlementsChangedError:
             self._asked = -_REGISTRY_SECONDS
             raise
+
+    def _require_still_there(self, served: Served) -> None:
+        """Makes sure that what was found, or just committed, is in the database that the company has.
+
+        It may have been given another one since the registry was asked, and loaded there before these changes.
+        """
+        now = registry.served_now(self._store, self._settings, self._spec.name, served.company)
+        if now is not None and now.database == served.database:
+            return
+        self._asked = -_REGISTRY_SECONDS
+        raise NotServedError if now is None else MovedError
 
     def serve(self, company: str, received: Sequence[Received], applied_before: int) -> Outcome:
         """Applies messages of one company.

@@ -2,12 +2,13 @@
 
 import re
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import adbc_driver_sqlite.dbapi as adbc
 import polars as pl
 import pytest
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from lpm_stream.control import entries, parking, registry, tables
 from lpm_stream.control.registry_file import Change
 from lpm_stream.control.tables import companies
 from lpm_stream.control.tidy import tidy_ledger
+from lpm_stream.delivery import sqlite
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.database import CompanyDatabase, Transaction, open_database
 from lpm_stream.delivery.entitled import EntitlementsChangedError
@@ -91,20 +93,70 @@ def left_in_files(stream: Stream, company: str, text: bytes) -> int:
     )
 
 
-def test_what_was_dropped_cannot_be_read_in_the_file_either(grouped):
+def fill_twice(stream: Stream, company: str) -> int:
+    """Gives a company 1,000 rows, and then again: updates, too, leave what was there before in free space."""
     keys = [str(number) for number in range(100, 1_100)]
-    for _ in range(2):  # updates, too, leave what was there before in free space
-        append(grouped.table, orders(keys, "B"))
-    publish(grouped)
-    deliver(grouped)
-    assert left_in_files(grouped, "B", b"note of") >= len(keys)
+    for _ in range(2):
+        append(stream.table, orders(keys, company))
+    publish(stream)
+    deliver(stream)
+    return len(keys)
+
+
+def test_what_was_dropped_cannot_be_read_in_the_file_either(grouped):
+    rows = fill_twice(grouped, "B")
+    assert left_in_files(grouped, "B", b"note of") >= rows
     grant(grouped, "B", "base")
-    assert len(notes(grouped, "B")) == len(keys) + 1
+    assert len(notes(grouped, "B")) == rows + 1
     assert left_in_files(grouped, "B", b"note of") == 0
-    company = entries.read(grouped.store, "B").company
     entries.set_state(grouped.store, "B", "offboarding")
-    drop_data([grouped], company)
+    drop_data([grouped], "B")
     assert left_in_files(grouped, "B", b"2026-") == 0
+
+
+@contextmanager
+def reading(stream: Stream, company: str) -> Iterator[None]:
+    """A reader that goes on and on in a company's SQLite database."""
+    path = str(stream.settings.home / "companies" / f"{company}.db")
+    with closing(adbc.connect(path, autocommit=True)) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT * FROM sqlite_schema")
+        cursor.fetchall()
+        yield
+        cursor.execute("COMMIT")
+
+
+@pytest.mark.parametrize("mended_by", ["finish", "deliverer"])
+def test_a_revocation_beside_a_reader_is_finished_only_once_nothing_is_left(grouped, monkeypatch, mended_by):
+    monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 20", *sqlite._PRAGMAS[1:]))
+    fill_twice(grouped, "B")
+    with reading(grouped, "B"), pytest.raises(TargetFaultError, match=r"still hold it \(somebody is reading"):
+        grant(grouped, "B", "base")
+    assert left_in_files(grouped, "B", b"note of") > 0
+    assert list(unfinished([grouped])) == ["B"]
+    if mended_by == "deliverer":
+        append(grouped.table, orders(["3"], "B"))
+        publish(grouped)
+        deliver(grouped)
+    else:
+        company = entries.read(grouped.store, "B").company
+        finish([grouped], company, go_on=lambda: True, tell=lambda _rows, _total: None)
+        assert unfinished([grouped]) == {}
+    assert left_in_files(grouped, "B", b"note of") == 0
+    assert tables_of(grouped, "B") == {"orders", "_lpm_watermark", "_lpm_entitlement"}
+
+
+def test_data_that_was_dropped_beside_a_reader_is_dropped_again(grouped, monkeypatch):
+    monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 20", *sqlite._PRAGMAS[1:]))
+    fill_twice(grouped, "B")
+    entries.set_state(grouped.store, "B", "offboarding")
+    with reading(grouped, "B"):
+        for _ in range(2):
+            with pytest.raises(TargetFaultError, match="somebody is reading it"):
+                drop_data([grouped], "B")
+            assert left_in_files(grouped, "B", b"note of") > 0
+    drop_data([grouped], "B")
+    assert left_in_files(grouped, "B", b"note of") == 0
 
 
 def test_a_revocation_that_was_not_finished_is_by_whoever_opens_the_database_next(grouped):
@@ -133,6 +185,22 @@ def test_a_revocation_that_was_not_finished_is_known_until_it_is(grouped, state)
     finish([grouped], after, go_on=lambda: True, tell=lambda _rows, _total: None)
     assert notes(grouped, "B") == {"2": "no column"}
     assert unfinished([grouped]) == {}
+
+
+@pytest.mark.parametrize("state", ["active", "paused"])
+def test_a_column_that_is_moved_to_another_group_goes_from_those_who_are_idle_too(stream, state):
+    append(stream.table, orders(["1"], "A"))
+    publish(stream)
+    deliver(stream)
+    grant(stream, "A", "base")
+    entries.set_state(stream.store, "A", state)
+    with open_stream(stream.settings, GROUPED) as moved:
+        company = entries.read(moved.store, "A").company
+        assert unfinished([moved]) == {}
+        gone = company.model_copy(update={"id": "GONE", "state": "offboarding"})
+        assert list(unfinished([moved], [company, gone])) == ["A"]
+        finish([moved], company, go_on=lambda: True, tell=lambda _rows, _total: None)
+        assert notes(moved, "A") == {"1": "no column"}
 
 
 def test_a_grant_that_was_not_finished_is_known_until_it_is_loaded(grouped):
@@ -243,11 +311,10 @@ def test_who_saw_something_else_cannot_change_it(grouped):
 
 
 def test_data_is_dropped_of_companies_that_are_not_served_only(grouped):
-    company = entries.read(grouped.store, "A").company
     with pytest.raises(LpmStreamError, match="is still served"):
-        drop_data([grouped], company)
+        drop_data([grouped], "A")
     entries.set_state(grouped.store, "A", "offboarding")
-    drop_data([grouped], company)
+    drop_data([grouped], "A")
     url = f"sqlite:///{grouped.settings.home}/companies/A.db"
     with closing(
         open_database(GROUPED, "A", url, Entitlement(("all",), entries.new_generation() + 1))
@@ -271,13 +338,12 @@ def test_nothing_but_the_audit_is_kept_of_a_company_whose_data_was_dropped(group
     look_for_alerts(replace(grouped, settings=grouped.settings.model_copy(update={"alert_urls": "env:NOWHERE"})))
     silence(grouped.store, "orders", Silence(None, "B", datetime.now(UTC) + timedelta(hours=1)))
     tidy_ledger(grouped.store, timedelta(days=1), datetime.now(UTC) + timedelta(days=3))
-    company = entries.read(grouped.store, "B").company
     entries.set_state(grouped.store, "B", "offboarding")
     append(grouped.table, orders(["3"], "B"))
     publish(grouped)
     kept = {"incidents", "ledger_days", "ledger_totals", "raised_causes", "silences", "unknown_companies"}
     assert kept <= rows_of(grouped, "B")
-    drop_data([grouped], company)
+    drop_data([grouped], "B")
     assert rows_of(grouped, "B") == {"audit", "companies"}
     with grouped.store.read() as connection:
         assert connection.execute(sa.select(tables.notifications)).all() == []
