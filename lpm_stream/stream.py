@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpm_stream import secret
-from lpm_stream.alerts import raised
 from lpm_stream.control import registry
 from lpm_stream.control.registry import Served
 from lpm_stream.control.store import ControlStore
 from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.drain import Deliverer
-from lpm_stream.errors import LpmStreamError, SourceError
+from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Hub
 from lpm_stream.publish.drain import Publisher
 from lpm_stream.settings import Settings
-from lpm_stream.source.delta import DeltaSource
 
 
 @dataclass(frozen=True)
@@ -36,17 +34,8 @@ class Stream:
         return self.settings.table_location(self.spec.source_table)
 
     def publisher(self, first_version: int = 0) -> Publisher:
-        """The publish drain; `first_version` is where a feed begins that was never published.
-
-        Raises:
-            SourceError: if the source table is missing or has no Change Data Feed.
-        """
-        try:
-            source = DeltaSource(self.spec, self.table)
-        except SourceError as error:
-            raised.publishing_stopped(self.store, self.spec.name, error)
-            raise
-        return Publisher(self.spec, source, self.hub, self.store, first_version)
+        """The publish drain; `first_version` is where a feed begins that was never published."""
+        return Publisher(self.spec, self.table, self.hub, self.store, first_version)
 
     def deliverer(self) -> Deliverer:
         """The deliver drain."""

@@ -163,7 +163,7 @@ def test_publishing_has_stopped_until_it_goes_on(stream):
 def test_a_table_that_is_missing_stops_publishing(stream):
     gone = replace(stream, settings=stream.settings.model_copy(update={"tables_url": "/nowhere"}))
     with pytest.raises(SourceError):
-        gone.publisher()
+        publish(gone)
     backdate(stream)
     causes = found(stream)
     assert "no Delta table at /nowhere" in causes["publishing_stopped", ""].what
