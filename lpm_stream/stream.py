@@ -13,6 +13,7 @@ from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.drain import Deliverer
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.hub.closed import ClosedHub
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Hub
 from lpm_stream.publish.drain import Publisher
@@ -68,8 +69,13 @@ class Stream:
 
 
 @contextmanager
-def open_stream(settings: Settings, spec: FeedSpec) -> Iterator[Stream]:
+def open_stream(settings: Settings, spec: FeedSpec, *, needs_hub: bool = True) -> Iterator[Stream]:
     """Opens what a feed's drains need, and closes it afterwards.
+
+    Args:
+        settings: where everything is.
+        spec: the feed.
+        needs_hub: False: a hub that cannot be opened says why when it is asked something, and not here.
 
     Raises:
         LpmStreamError: if the control store or the hub cannot be opened.
@@ -77,7 +83,7 @@ def open_stream(settings: Settings, spec: FeedSpec) -> Iterator[Stream]:
     with ExitStack() as stack:
         store = ControlStore(settings.control_url)
         stack.callback(store.close)
-        hub = open_hub(settings)
+        hub = open_hub(settings) if needs_hub else _open_or_closed_hub(settings)
         stack.callback(hub.close)
         yield Stream(spec, settings, store, hub)
 
@@ -100,6 +106,13 @@ def open_hub(settings: Settings) -> Hub:
         "LPM_STREAM_HUB_URL: this kind of hub is not supported; use local:DIRECTORY, eventhubs:env:NAME, "
         "eventhubs://NAMESPACE/HUB or kafka://HOST:PORT/TOPIC"
     )
+
+
+def _open_or_closed_hub(settings: Settings) -> Hub:
+    try:
+        return open_hub(settings)
+    except LpmStreamError as error:
+        return ClosedHub(error)
 
 
 def _event_hubs(location: str) -> Hub:

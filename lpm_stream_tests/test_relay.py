@@ -25,9 +25,10 @@ from lpm_stream.control import tables
 from lpm_stream.control.leases import holders, lease_name
 from lpm_stream.control.progress import read_deliveries
 from lpm_stream.feed.load import load_feeds
-from lpm_stream.relay import _alerting
+from lpm_stream.relay import _alerting, relay
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.example import append, orders
 
 KILLS = 30
 
@@ -229,9 +230,32 @@ def test_it_tells_what_is_wrong(stream, monkeypatch):
     monkeypatch.setattr("lpm_stream.relay._ALERT_SECONDS", 0.01)
     raised.check_came_out(stream.store, stream.spec.name, "complete", "A", "3 keys are missing")
     stop = threading.Event()
-    with _alerting(stream, stop):
-        end = time.monotonic() + 60
-        while not (found := read_incidents(stream.store, stream.spec.name)):
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.01)
-    assert [one.cause.kind for one in found] == ["check_failed:complete"]
+    with _alerting(stream.settings, stream.spec, stop):
+        found = awaited_incidents(stream)
+    assert found == ["check_failed:complete"]
+
+
+def test_it_tells_of_a_hub_that_cannot_be_opened_and_goes_on_once_it_can(stream, tmp_path, monkeypatch):
+    monkeypatch.setattr("lpm_stream.relay._ALERT_SECONDS", 0.01)
+    hub = tmp_path / "another"
+    hub.write_text("no directory")
+    settings = stream.settings.model_copy(update={"hub_url": f"local:{hub}"})
+    append(stream.table, orders(["1"], "A"))
+    stop = threading.Event()
+    running = threading.Thread(target=relay, args=(settings, stream.spec, stop, time.time))
+    running.start()
+    try:
+        assert awaited_incidents(stream) == ["hub_unreadable"]
+        hub.unlink()
+        wait_until(lambda: "A" in read_deliveries(stream.store, stream.spec.name))
+    finally:
+        stop.set()
+        running.join()
+
+
+def awaited_incidents(stream: Stream) -> list[str]:
+    end = time.monotonic() + 60
+    while not (found := read_incidents(stream.store, stream.spec.name)):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return [one.cause.kind for one in found]

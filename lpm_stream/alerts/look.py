@@ -173,7 +173,7 @@ def _hub(stream: Stream, backlog: Backlog, now: datetime) -> Iterator[Cause]:
             what="; ".join(backlog.problems),
             since=now,
             affected="all companies whose messages are in that part of the hub",
-            likely="a file of the hub is damaged, or its disk does not answer",
+            likely="the hub does not answer or is set up wrong, or a file of it is damaged",
             command=f"lpm-stream status --feed {stream.spec.name}",
             page=hub_page(stream.spec.name),
         )

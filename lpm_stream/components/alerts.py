@@ -38,14 +38,14 @@ def alerts_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Senso
     The first tick after a pause does nothing: the other sensors have not begun their work either.
 
     Raises:
-        LpmStreamError: if the control store or the hub cannot be opened, or the setting of the channels is wrong.
+        LpmStreamError: if the control store cannot be opened, or the setting of the channels is wrong.
     """
     now = datetime.now(UTC)
     cursor = now.isoformat()
     last = datetime.fromisoformat(context.cursor) if context.cursor else None
     if last is None or now - last > _JUST_BEGUN_AFTER:
         return dg.SensorResult(cursor=cursor, skip_reason="just begun: it looks with its next tick")
-    with open_stream(Settings.load(), spec) as stream:
+    with open_stream(Settings.load(), spec, needs_hub=False) as stream:
         causes = list(dagsters_causes(stream, context.instance, now))
         done = run(stream, causes, for_seconds(_SENDS_FOR_SECONDS))
     return dg.SensorResult(cursor=cursor, skip_reason=_what_it_did(done))

@@ -11,7 +11,7 @@ from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.look import look
 from lpm_stream.control import entries, leases, parking, progress, quarantine, tables
 from lpm_stream.control.registry import register
-from lpm_stream.errors import SourceError
+from lpm_stream.errors import LpmStreamError, SourceError
 from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests.example import SPEC, append, deliver, orders, publish
 
@@ -179,6 +179,19 @@ def test_a_hub_that_cannot_be_read(stream):
     with open_stream(stream.settings, SPEC) as again:
         seen = look(again)
     assert {cause.kind for cause in seen.causes} == {"hub_unreadable"}
+    assert seen.unseen == {"undelivered"}
+
+
+@pytest.mark.parametrize("hub_url", ["local:/dev/null", "nonsense:"])
+def test_a_hub_that_cannot_be_opened(stream, hub_url):
+    closed = stream.settings.model_copy(update={"hub_url": hub_url})
+    with pytest.raises(LpmStreamError), open_stream(closed, SPEC):
+        pass
+    with open_stream(closed, SPEC, needs_hub=False) as opened:
+        seen = look(opened)
+    [cause] = seen.causes
+    assert cause.kind == "hub_unreadable"
+    assert "/dev/null cannot be opened" in cause.what or "kind of hub is not supported" in cause.what
     assert seen.unseen == {"undelivered"}
 
 

@@ -172,6 +172,13 @@ def test_the_tick_opens_and_resolves(stream, run, tick, monkeypatch):
     assert read_incidents(stream.store, SPEC.name) == []
 
 
+def test_the_tick_tells_of_a_hub_that_cannot_be_opened(stream, tick, monkeypatch):
+    first = tick("alerts_orders")
+    monkeypatch.setenv("LPM_STREAM_HUB_URL", "local:/dev/null")
+    assert tick("alerts_orders", first.cursor).skip_message == "1 incidents opened, 0 resolved, 0 alerts sent"
+    assert [one.cause.kind for one in read_incidents(stream.store, SPEC.name)] == ["hub_unreadable"]
+
+
 def test_a_wrong_setting_fails_the_tick(stream, tick, monkeypatch):
     first = tick("alerts_orders")
     monkeypatch.setenv("LPM_STREAM_ALERT_URLS", "mailto://me:hush@host")
