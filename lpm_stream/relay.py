@@ -11,10 +11,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
+from lpm_stream.alerts import raised
 from lpm_stream.alerts.run import run as run_alerts
 from lpm_stream.control import leases
+from lpm_stream.control.store import ControlStore
 from lpm_stream.errors import HubError, LeaseLostError, LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
@@ -76,6 +78,8 @@ def _publishing(
                 process.kill()
                 return
             log.error("publish: its process died (exit code %s); starting another", process.exitcode)
+            if process.exitcode:
+                _note_death(settings, spec, process.exitcode)
             over.wait(_FIRST_PAUSE)
 
     keeper = threading.Thread(target=keep, name="keep-publishing")
@@ -85,6 +89,14 @@ def _publishing(
     finally:
         over.set()
         keeper.join()
+
+
+def _note_death(settings: Settings, spec: FeedSpec, exit_code: int) -> None:
+    try:
+        with closing(ControlStore(settings.control_url)) as store:
+            raised.publisher_died(store, spec.name, exit_code)
+    except LpmStreamError as error:
+        log.error("publish: %s", error)  # noqa: TRY400 - one line says it
 
 
 @contextmanager

@@ -24,8 +24,9 @@ from lpm_stream.alerts.incidents import read_incidents
 from lpm_stream.control import tables
 from lpm_stream.control.leases import holders, lease_name
 from lpm_stream.control.progress import read_deliveries
+from lpm_stream.errors import SourceError
 from lpm_stream.feed.load import load_feeds
-from lpm_stream.relay import _alerting, relay
+from lpm_stream.relay import _alerting, _publishing, relay
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests.example import append, orders
@@ -259,3 +260,20 @@ def awaited_incidents(stream: Stream) -> list[str]:
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
     return [one.cause.kind for one in found]
+
+
+def test_it_tells_of_a_publishing_process_that_dies_again_and_again(stream):
+    stop = threading.Event()
+    with _publishing(stream.settings, stream.spec, stop, os.abort):
+        wait_until(lambda: bool(raised.read_raised(stream.store, stream.spec.name)))
+    [cause] = raised.read_raised(stream.store, stream.spec.name)
+    assert (cause.kind, cause.company) == ("publishing_stopped", "")
+    assert "its process died (exit code -6)" in cause.what
+
+
+def test_a_publishing_process_that_dies_has_said_better_why(stream):
+    raised.publishing_stopped(stream.store, stream.spec.name, SourceError("no table"))
+    raised.publisher_died(stream.store, stream.spec.name, 1)
+    assert [one.what for one in raised.read_raised(stream.store, stream.spec.name)] == [
+        "publishing has stopped: no table"
+    ]

@@ -13,6 +13,7 @@ from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.pages import check_page, hub_page
 from lpm_stream.control.store import ControlStore, upsert
 from lpm_stream.control.tables import raised_causes
+from lpm_stream.errors import LpmStreamError
 
 PUBLISHING_STOPPED, CHECK_FAILED = "publishing_stopped", "check_failed"
 
@@ -83,10 +84,25 @@ def check_came_out(
     raise_cause(store, feed, cause)
 
 
-def publishing_stopped(store: ControlStore, feed: str, error: Exception) -> None:
-    """Notes that the source table cannot be followed any further."""
-    text = str(error)
-    cause = Cause(
+def publishing_stopped(store: ControlStore, feed: str, error: BaseException) -> None:
+    """Notes that the source table cannot be followed any further, or the hub takes nothing.
+
+    Of an unexpected error only the type is told: its text may quote a row.
+    """
+    is_expected = isinstance(error, LpmStreamError)
+    text = str(error) if is_expected else f"unexpected {type(error).__name__}, a defect; the log says where"
+    raise_cause(store, feed, _stopped(feed, text))
+
+
+def publisher_died(store: ControlStore, feed: str, exit_code: int | None) -> None:
+    """Notes that a publishing process has died, unless it could say itself why publishing has stopped."""
+    if not any(cause.kind == PUBLISHING_STOPPED for cause in read_raised(store, feed)):
+        text = f"its process died (exit code {exit_code}): the machine's log says whether its memory was too small"
+        raise_cause(store, feed, _stopped(feed, text))
+
+
+def _stopped(feed: str, text: str) -> Cause:
+    return Cause(
         kind=PUBLISHING_STOPPED,
         company="",
         what=f"publishing has stopped: {text}",
@@ -96,7 +112,6 @@ def publishing_stopped(store: ControlStore, feed: str, error: Exception) -> None
         command=f"lpm-stream {'resync' if 'resync' in text else 'status'} --feed {feed}",
         page=hub_page(feed),
     )
-    raise_cause(store, feed, cause)
 
 
 def publishing_goes_on(store: ControlStore, feed: str) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 from lpm_stream.alerts import raised
 from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.store import ControlStore
-from lpm_stream.errors import HubError, SourceError
+from lpm_stream.errors import LeaseLostError, SourceError
 from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Message
@@ -138,7 +138,9 @@ class Publisher:
             self._at_once = at_once
             self._source = DeltaSource(self._spec, self._table)
             self._drain(lease, done, poll_seconds, go_on, until_caught_up)
-        except (SourceError, HubError) as error:
+        except LeaseLostError:
+            raise  # another goes on
+        except (Exception, pl.exceptions.PanicException) as error:
             raised.publishing_stopped(self._store, self._spec.name, error)
             raise
         finally:

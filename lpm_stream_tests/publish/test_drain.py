@@ -292,3 +292,31 @@ def test_what_another_has_said_of_publishing_does_not_stand_while_it_goes_on(str
     going = rounds()
     stream.publisher().drain(poll_seconds=0.01, go_on=lambda: next(going, False))
     assert stopped(stream) == []
+
+
+def test_an_unexpected_error_stops_publishing_too_and_none_of_its_words_are_told(stream, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError("a row")
+
+    append(stream.table, orders(["1"], "A"))
+    with monkeypatch.context() as failing:
+        failing.setattr(publish_drain, "messages_of", fail)
+        with pytest.raises(MemoryError):
+            publish(stream)
+    [what] = stopped(stream)
+    assert "unexpected MemoryError" in what
+    assert "a row" not in what
+    publish(stream)
+    assert stopped(stream) == []
+
+
+def test_who_has_lost_its_lease_does_not_say_that_publishing_has_stopped(stream):
+    append(stream.table, orders(["1"], "A"))
+
+    def steal(_messages: Sequence[Message]) -> None:
+        with stream.store.write() as connection:
+            connection.execute(tables.leases.update().values(holder=OTHER, fence=tables.leases.c.fence + 1))
+
+    with pytest.raises(LeaseLostError):
+        drained(publisher(stream, steal))
+    assert stopped(stream) == []
