@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
@@ -69,7 +70,12 @@ def _publishing(
     def keep() -> None:
         while not (over.is_set() or stop.is_set()):
             process = _PROCESSES.Process(target=_publish, args=(settings, spec, prepare), name="publish")
-            process.start()
+            try:
+                process.start()
+            except Exception as error:  # noqa: BLE001 - whatever it is: nobody else starts one
+                _log_failure("publish", error)
+                over.wait(_LONGEST_PAUSE)
+                continue
             while process.is_alive() and not stop.is_set() and not over.wait(_LOOK_SECONDS):
                 pass
             if over.is_set() or stop.is_set():  # beside the deliverer, which takes its time to stop, too
@@ -95,8 +101,16 @@ def _note_death(settings: Settings, spec: FeedSpec, exit_code: int) -> None:
     try:
         with closing(ControlStore(settings.control_url)) as store:
             raised.publisher_died(store, spec.name, exit_code)
-    except LpmStreamError as error:
-        log.error("publish: %s", error)  # noqa: TRY400 - one line says it
+    except Exception as error:  # noqa: BLE001 - another process is to be started all the same
+        _log_failure("publish", error)
+
+
+def _log_failure(role: str, error: Exception) -> None:
+    if isinstance(error, LpmStreamError):
+        log.error("%s: %s", role, error)
+        return
+    frames = "".join(traceback.format_tb(error.__traceback__))  # without the message: it may quote rows
+    log.error("%s: unexpected %s\n%s", role, type(error).__name__, frames)
 
 
 @contextmanager
@@ -112,8 +126,8 @@ def _alerting(settings: Settings, spec: FeedSpec, stop: threading.Event) -> Iter
             try:
                 with open_stream(settings, spec, needs_hub=False) as stream:
                     run_alerts(stream, go_on=go_on)
-            except LpmStreamError as error:
-                log.error("alerts: %s", error)  # noqa: TRY400 - one line says it
+            except Exception as error:  # noqa: BLE001 - the next look may do better, and nobody else looks
+                _log_failure("alerts", error)
 
     keeper = threading.Thread(target=keep, name="keep-alerting", daemon=True)
     keeper.start()

@@ -15,12 +15,14 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from lpm_stream.alerts import raised
 from lpm_stream.alerts.incidents import read_incidents
+from lpm_stream.alerts.run import run as run_alerts
 from lpm_stream.control import tables
 from lpm_stream.control.leases import holders, lease_name
 from lpm_stream.control.progress import read_deliveries
@@ -260,6 +262,23 @@ def awaited_incidents(stream: Stream) -> list[str]:
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
     return [one.cause.kind for one in found]
+
+
+def test_it_looks_again_after_an_unexpected_error(stream, monkeypatch, caplog):
+    monkeypatch.setattr("lpm_stream.relay._ALERT_SECONDS", 0.01)
+    raised.check_came_out(stream.store, stream.spec.name, "complete", "A", "3 keys are missing")
+    failures = iter([OverflowError("a row")])
+
+    def fails_once(*arguments: Any, **options: Any) -> None:
+        for failure in failures:
+            raise failure
+        run_alerts(*arguments, **options)
+
+    monkeypatch.setattr("lpm_stream.relay.run_alerts", fails_once)
+    with _alerting(stream.settings, stream.spec, threading.Event()):
+        assert awaited_incidents(stream) == ["check_failed:complete"]
+    assert "alerts: unexpected OverflowError" in caplog.text
+    assert "a row" not in caplog.text
 
 
 def test_it_tells_of_a_publishing_process_that_dies_again_and_again(stream):

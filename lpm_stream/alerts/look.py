@@ -12,6 +12,7 @@ from lpm_stream.alerts.pages import company_page, hub_page, sensor_page
 from lpm_stream.alerts.raised import CHECK_FAILED, PUBLISHING_STOPPED, read_raised
 from lpm_stream.control import leases, parking, progress, quarantine, registry, tables
 from lpm_stream.control.parking import Parked
+from lpm_stream.feed.spec import LONGEST_SLO
 from lpm_stream.status import Backlog, read_backlog
 from lpm_stream.stream import Stream
 
@@ -183,7 +184,8 @@ def _undelivered(stream: Stream, told: set[str], backlog: Backlog, now: datetime
     feed = stream.spec.name
     promised = registry.slos(stream.store)
     for company in sorted(_lacking(stream) - told - registry.paused(stream.store)):
-        too_long = timedelta(seconds=promised.get(company, stream.spec.slo_seconds) * _TIMES_THE_SLO)
+        slo_seconds = min(LONGEST_SLO, promised.get(company, stream.spec.slo_seconds))  # or stored before that
+        too_long = timedelta(seconds=slo_seconds * _TIMES_THE_SLO)
         since = backlog.since.get(company, backlog.oldest)
         if since is None or now - since < too_long:
             continue

@@ -1,5 +1,6 @@
 """What is found to be wrong, on a real stream."""
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -132,6 +133,18 @@ def test_what_was_published_and_not_delivered(stream):
         parking.write_parked(connection, SPEC.name, "A", None)
         progress.write_published(connection, SPEC.name, {"A": 99})  # of which nothing is in the hub
     assert found(impatient) == {}
+
+
+@pytest.mark.parametrize("slo_seconds", [1e14, math.inf])
+def test_a_promise_for_ever_that_was_stored_once_keeps_nothing_else_from_being_seen(stream, slo_seconds):
+    deliver(stream)
+    append(stream.table, orders(["1", "2"], ["A", "B"]))
+    publish(stream)
+    with stream.store.write() as connection:
+        mine = tables.companies.update().where(tables.companies.c.company == "A")
+        connection.execute(mine.values(slo_seconds=slo_seconds))
+    impatient = replace(stream, spec=stream.spec.model_copy(update={"slo_seconds": 1e-9}))
+    assert found(impatient).keys() == {("undelivered", "B")}
 
 
 def test_publishing_has_stopped_until_it_goes_on(stream):
