@@ -231,11 +231,11 @@ def test_a_database_that_does_not_answer_does_not_keep_it_from_ending(tmp_path):
 
 def test_it_tells_what_is_wrong(stream, monkeypatch):
     monkeypatch.setattr("lpm_stream.relay._ALERT_SECONDS", 0.01)
-    raised.check_came_out(stream.store, stream.spec.name, "complete", "A", "3 keys are missing")
+    raised.check_came_out(stream.store, stream.spec.name, "complete_against_source", "A", "3 keys are missing")
     stop = threading.Event()
     with _alerting(stream.settings, stream.spec, stop):
         found = awaited_incidents(stream)
-    assert found == ["check_failed:complete"]
+    assert found == ["check_failed:complete_against_source"]
 
 
 def test_it_tells_of_a_hub_that_cannot_be_opened_and_goes_on_once_it_can(stream, tmp_path, monkeypatch):
@@ -266,7 +266,7 @@ def awaited_incidents(stream: Stream) -> list[str]:
 
 def test_it_looks_again_after_an_unexpected_error(stream, monkeypatch, caplog):
     monkeypatch.setattr("lpm_stream.relay._ALERT_SECONDS", 0.01)
-    raised.check_came_out(stream.store, stream.spec.name, "complete", "A", "3 keys are missing")
+    raised.check_came_out(stream.store, stream.spec.name, "complete_against_source", "A", "3 keys are missing")
     failures = iter([OverflowError("a row")])
 
     def fails_once(*arguments: Any, **options: Any) -> None:
@@ -276,7 +276,7 @@ def test_it_looks_again_after_an_unexpected_error(stream, monkeypatch, caplog):
 
     monkeypatch.setattr("lpm_stream.relay.run_alerts", fails_once)
     with _alerting(stream.settings, stream.spec, threading.Event()):
-        assert awaited_incidents(stream) == ["check_failed:complete"]
+        assert awaited_incidents(stream) == ["check_failed:complete_against_source"]
     assert "alerts: unexpected OverflowError" in caplog.text
     assert "a row" not in caplog.text
 

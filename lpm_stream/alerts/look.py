@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.pages import company_page, hub_page, sensor_page
 from lpm_stream.alerts.raised import CHECK_FAILED, PUBLISHING_STOPPED, read_raised
+from lpm_stream.checks.result import check_names
 from lpm_stream.control import leases, parking, progress, quarantine, registry, tables
 from lpm_stream.control.parking import Parked
-from lpm_stream.feed.spec import LONGEST_SLO
+from lpm_stream.feed.spec import LONGEST_SLO, FeedSpec
 from lpm_stream.status import Backlog, read_backlog
 from lpm_stream.stream import Stream
 
@@ -43,7 +44,11 @@ def look(stream: Stream) -> Look:
         LpmStreamError: if the control store cannot be read.
     """
     now = datetime.now(UTC)
-    raised = [cause for cause in read_raised(stream.store, stream.spec.name) if not _may_mend_itself(cause, now)]
+    raised = [
+        cause
+        for cause in read_raised(stream.store, stream.spec.name)
+        if not _may_mend_itself(cause, now) and _may_be_withdrawn(cause, stream.spec)
+    ]
     parked = parking.read_parked(stream.store, stream.spec.name)
     nobody = list(_nobody_works(stream, now))
     if any(cause.kind == PUBLISHING_STOPPED for cause in raised):
@@ -61,6 +66,12 @@ def look(stream: Stream) -> Look:
 
 def _may_mend_itself(cause: Cause, now: datetime) -> bool:
     return cause.kind == PUBLISHING_STOPPED and now - cause.since < _MENDS_ITSELF_WITHIN
+
+
+def _may_be_withdrawn(cause: Cause, spec: FeedSpec) -> bool:
+    """Whether somebody will: of a check that the feed no longer has nobody will say that it passes."""
+    sort, _, check = cause.kind.partition(":")
+    return sort != CHECK_FAILED or check in check_names(spec)
 
 
 def _nobody_works(stream: Stream, now: datetime) -> Iterator[Cause]:

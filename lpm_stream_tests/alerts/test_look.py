@@ -210,13 +210,26 @@ def test_a_hub_that_cannot_be_opened(stream, hub_url):
 
 def test_a_check_raises_and_withdraws_its_cause(stream):
     for failure in ("3 keys are missing", "4 keys are missing"):
-        raised.check_came_out(stream.store, SPEC.name, "complete", "A", failure, likely="a late file")
-    raised.check_came_out(stream.store, SPEC.name, "complete", "B", None)
+        raised.check_came_out(
+            stream.store, SPEC.name, "complete_against_source", "A", failure, likely="a late file"
+        )
+    raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "B", None)
     [cause] = found(stream).values()
-    assert (cause.kind, cause.company, cause.likely) == ("check_failed:complete", "A", "a late file")
-    assert cause.what == "check complete fails: 4 keys are missing"
-    raised.check_came_out(stream.store, SPEC.name, "complete", "A", None)
+    assert (cause.kind, cause.company, cause.likely) == (
+        "check_failed:complete_against_source",
+        "A",
+        "a late file",
+    )
+    assert cause.what == "check complete_against_source fails: 4 keys are missing"
+    raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "A", None)
     assert found(stream) == {}
+
+
+def test_nothing_is_said_of_a_check_that_the_feed_no_longer_has(stream):
+    assert stream.spec.legacy is None
+    raised.check_came_out(stream.store, SPEC.name, "complete_against_legacy", "A", "3 periods are not complete")
+    raised.check_came_out(stream.store, SPEC.name, "fresh", "A", "no delivery")
+    assert found(stream).keys() == {("check_failed:fresh", "A")}
 
 
 def test_nothing_is_wrong_with_a_company_that_was_removed(stream):

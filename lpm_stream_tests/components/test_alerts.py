@@ -163,10 +163,10 @@ def test_the_tick_opens_and_resolves(stream, run, tick, monkeypatch):
     register(stream.store, COMPANY)
     first = tick("alerts_orders")
     assert first.skip_message == "just begun: it looks with its next tick"
-    raised.check_came_out(stream.store, SPEC.name, "complete", "A", "3 keys are missing")
+    raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "A", "3 keys are missing")
     second = tick("alerts_orders", first.cursor)
     assert second.skip_message == "1 incidents opened, 0 resolved, 0 alerts sent"
-    raised.check_came_out(stream.store, SPEC.name, "complete", "A", None)
+    raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "A", None)
     third = tick("alerts_orders", second.cursor)
     assert third.skip_message == "0 incidents opened, 1 resolved, 0 alerts sent"
     assert read_incidents(stream.store, SPEC.name) == []
@@ -188,7 +188,7 @@ def test_a_wrong_setting_fails_the_tick(stream, tick, monkeypatch):
 
 def test_a_channel_that_is_down_does_not_fail_the_tick(stream, tick, monkeypatch):
     monkeypatch.setenv("LPM_STREAM_ALERT_URLS", "env:NOT_SET")
-    raised.check_came_out(stream.store, SPEC.name, "complete", "A", "3 keys are missing")
+    raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "A", "3 keys are missing")
     data: Any = tick("alerts_orders", tick("alerts_orders").cursor)
     assert "1 incidents opened, 0 resolved, 0 alerts sent; " in data.skip_message
     assert "NOT_SET is not set" in data.skip_message
