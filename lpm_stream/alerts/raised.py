@@ -55,7 +55,7 @@ def command_after(feed: str, company: str) -> str:
 
 
 def check_came_out(
-    store: ControlStore, feed: str, check: str, company: str, failure: str | None, *, likely: str = ""
+    store: ControlStore, feed: str, check: str, company: str, failure: str | None, *, found: str = ""
 ) -> None:
     """Notes how a check on a company's table came out: the one thing that a check has to call.
 
@@ -64,8 +64,9 @@ def check_came_out(
         feed: the feed's name.
         check: the check's name.
         company: whose table.
-        failure: what is wrong, in a line without row contents; None if the check passed.
-        likely: the likely cause, if the check knows one.
+        failure: what is wrong, in a line without row contents, and without numbers that change while it is: a new
+            text is news; None if the check passed.
+        found: what the check has found, with its numbers.
     """
     kind = f"{CHECK_FAILED}:{check}"
     if failure is None:
@@ -77,7 +78,7 @@ def check_came_out(
         what=f"check {check} fails: {failure}",
         since=datetime.now(UTC),
         affected=f"company {company!r}: its table cannot be relied upon",
-        likely=likely or "the check's page shows what it found",
+        likely=f"the check found: {found}" if found else "the check's page shows what it found",
         command=command_after(feed, company),
         page=check_page(feed, check),
     )

@@ -209,18 +209,14 @@ def test_a_hub_that_cannot_be_opened(stream, hub_url):
 
 
 def test_a_check_raises_and_withdraws_its_cause(stream):
-    for failure in ("3 keys are missing", "4 keys are missing"):
-        raised.check_came_out(
-            stream.store, SPEC.name, "complete_against_source", "A", failure, likely="a late file"
-        )
+    for failure, count in (("rows doubled", 3), ("rows missing", 4)):
+        texts = {"failure": failure, "found": f"{count} rows"}
+        raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "A", **texts)
     raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "B", None)
     [cause] = found(stream).values()
-    assert (cause.kind, cause.company, cause.likely) == (
-        "check_failed:complete_against_source",
-        "A",
-        "a late file",
-    )
-    assert cause.what == "check complete_against_source fails: 4 keys are missing"
+    assert (cause.kind, cause.company) == ("check_failed:complete_against_source", "A")
+    assert cause.what == "check complete_against_source fails: rows missing"
+    assert cause.likely == "the check found: 4 rows"
     raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "A", None)
     assert found(stream) == {}
 
