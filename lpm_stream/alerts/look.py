@@ -31,10 +31,16 @@ class Look:
     Attributes:
         causes: what is wrong, each kind and company once.
         unseen: sorts of causes of which nothing can be said now.
+        unseen_of: sort and company, likewise, of single companies.
     """
 
     causes: tuple[Cause, ...]
-    unseen: frozenset[str]
+    unseen: frozenset[str] = frozenset()
+    unseen_of: frozenset[tuple[str, str]] = frozenset()
+
+    def has_missed(self, cause: Cause) -> bool:
+        """Whether nothing can be said of a cause, so that it may be there though it was not found."""
+        return cause.sort in self.unseen or (cause.sort, cause.company) in self.unseen_of
 
 
 def look(stream: Stream) -> Look:
@@ -54,14 +60,20 @@ def look(stream: Stream) -> Look:
     if any(cause.kind == PUBLISHING_STOPPED for cause in raised):
         nobody = [cause for cause in nobody if cause.kind != "nobody_publishes"]
     backlog = read_backlog(stream)
-    unseen = {"undelivered"} if backlog.problems else set()
+    nobody_delivers = any(cause.kind == "nobody_delivers" for cause in nobody)  # and so to no company
+    unseen = {"undelivered"} if backlog.problems or nobody_delivers else set()
     causes = [*raised, *nobody, *_parked(stream, parked, now), *_hub(stream, backlog, now)]
     causes += _quarantined(stream, {(cause.kind, cause.company) for cause in causes}, now)
-    if not unseen and not any(cause.kind == "nobody_delivers" for cause in nobody):
-        told = {cause.company for cause in raised if cause.kind == f"{CHECK_FAILED}:fresh"}  # says the same
-        causes += _undelivered(stream, told | set(parked), backlog, now)
+    told = {cause.company for cause in raised if cause.kind == f"{CHECK_FAILED}:fresh"} | set(parked)
+    if not unseen:
+        causes += _undelivered(stream, told, backlog, now)
     served = {"", *registry.registered(stream.store, stream.spec.name)}
-    return Look(tuple(cause for cause in causes if cause.company in served), frozenset(unseen))
+    told = (told & served) - registry.paused(stream.store)
+    return Look(
+        tuple(cause for cause in causes if cause.company in served),
+        frozenset(unseen),
+        frozenset(("undelivered", company) for company in told),
+    )
 
 
 def _may_mend_itself(cause: Cause, now: datetime) -> bool:

@@ -135,6 +135,29 @@ def test_what_was_published_and_not_delivered(stream):
     assert found(impatient) == {}
 
 
+def test_what_is_undelivered_is_not_over_because_it_is_told_otherwise(stream):
+    deliver(stream)
+    append(stream.table, orders(["1"], ["A"]))
+    publish(stream)
+    impatient = replace(stream, spec=stream.spec.model_copy(update={"slo_seconds": 1e-9}))
+    [cause] = found(impatient).values()
+    assert not look(impatient).has_missed(cause)
+    raised.check_came_out(stream.store, SPEC.name, "fresh", "A", "no delivery")
+    assert look(impatient).has_missed(cause)
+    assert not look(impatient).has_missed(replace(cause, company="B"))
+    raised.check_came_out(stream.store, SPEC.name, "fresh", "A", None)
+    park(stream, "A")
+    assert look(impatient).has_missed(cause)
+    entries.set_state(stream.store, "A", "paused")
+    assert not look(impatient).has_missed(cause)  # somebody wants it so
+    entries.set_state(stream.store, "A", "active")
+    with stream.store.write() as connection:
+        parking.write_parked(connection, SPEC.name, "A", None)
+    backdate(stream)
+    assert ("nobody_delivers", "") in found(impatient)
+    assert look(impatient).has_missed(cause)
+
+
 @pytest.mark.parametrize("slo_seconds", [1e14, math.inf])
 def test_a_promise_for_ever_that_was_stored_once_keeps_nothing_else_from_being_seen(stream, slo_seconds):
     deliver(stream)
