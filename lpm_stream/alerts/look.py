@@ -1,7 +1,7 @@
 """What is wrong with a stream now, as the control store and the hub tell it."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -117,12 +117,14 @@ def _parked(stream: Stream, parked: dict[str, Parked], now: datetime) -> Iterato
     prefix = f"{leases.lease_name('backfill', feed)}:"
     loading = any(name.startswith(prefix) for name in leases.holders(stream.store))
     paused = registry.paused(stream.store)
+    too_long = _too_long(stream)
     for company, state in parked.items():
         if company in paused:
             continue  # somebody wants it so
         if state.kind == "held" and loading:
             continue  # a backfill is at work on it, or comes to it
-        if state.kind != "gap" and now - state.since < _MENDS_ITSELF_WITHIN:
+        patience = too_long(company) if state.reason == parking.RESUMED else _MENDS_ITSELF_WITHIN
+        if state.kind != "gap" and now - state.since < patience:
             continue
         kind = "gap" if state.kind == "gap" else "parked"
         likely, command = _remedy(feed, state)
@@ -157,6 +159,11 @@ def _remedy(feed: str, state: Parked) -> tuple[str, str]:
         return (
             "a backfill or resync was stopped before it was through with the company",
             f"lpm-stream backfill {company} --feed {feed}",
+        )
+    if state.reason == parking.RESUMED:
+        return (
+            "it waited for long, or its database is slow; it catches up by itself",
+            f"lpm-stream status --feed {feed}",
         )
     if state.reason == parking.SLOW:
         return (
@@ -205,23 +212,32 @@ def _hub(stream: Stream, backlog: Backlog, now: datetime) -> Iterator[Cause]:
 
 def _undelivered(stream: Stream, told: set[str], backlog: Backlog, now: datetime) -> Iterator[Cause]:
     feed = stream.spec.name
-    promised = registry.slos(stream.store)
+    too_long = _too_long(stream)
     for company in sorted(_lacking(stream) - told - registry.paused(stream.store)):
-        slo_seconds = min(LONGEST_SLO, promised.get(company, stream.spec.slo_seconds))  # or stored before that
-        too_long = timedelta(seconds=slo_seconds * _TIMES_THE_SLO)
         since = backlog.since.get(company, backlog.oldest)
-        if since is None or now - since < too_long:
+        if since is None or now - since < too_long(company):
             continue
         yield Cause(
             kind="undelivered",
             company=company,
-            what=f"company {company!r} lacks changes that were published more than {too_long} ago",
+            what=f"company {company!r} lacks changes that were published more than {too_long(company)} ago",
             since=since,
             affected=f"company {company!r}: what it has is that much too old",
             likely="the deliverer is behind after a stop or a large commit, or its machine is too small",
             command=f"lpm-stream status --feed {feed}",
             page=company_page(feed, company),
         )
+
+
+def _too_long(stream: Stream) -> Callable[[str], timedelta]:
+    """Tells of a company for how long it may lack changes, until people are told."""
+    promised = registry.slos(stream.store)
+
+    def too_long(company: str) -> timedelta:
+        slo_seconds = promised.get(company, stream.spec.slo_seconds)
+        return timedelta(seconds=_TIMES_THE_SLO * min(LONGEST_SLO, slo_seconds))  # more may be stored of old
+
+    return too_long
 
 
 def _lacking(stream: Stream) -> set[str]:

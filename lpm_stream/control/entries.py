@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import sqlalchemy as sa
 
-from lpm_stream.control import audit
+from lpm_stream.control import audit, parking
 from lpm_stream.control.company import Company
 from lpm_stream.control.company_rows import company_of, later_than_all, values_of
 from lpm_stream.control.store import ControlStore
@@ -176,6 +176,8 @@ def set_state(store: ControlStore, company: str, state: str) -> bool:
             raise LpmStreamError(f"company {company!r} is not served any more: lpm-stream companies add")
         mine = companies.update().where(companies.c.company == company)
         connection.execute(mine.values(state=state, changed_at=later_than_all(connection)))
+        if state == "active":
+            parking.resume(connection, company)
         audit.record(connection, _ACTIONS[state], company, {"state_before": row.state})
     return True
 

@@ -97,6 +97,24 @@ def test_a_company_that_may_be_back_in_a_moment_is_not_told_of(stream):
     assert found(stream).keys() == {("gap", "A")}
 
 
+def test_a_company_that_is_resumed_is_not_told_of_while_it_catches_up(stream):
+    append(stream.table, orders(["1"], ["A"]))
+    publish(stream)
+    entries.set_state(stream.store, "A", "paused")
+    deliver(stream)
+    with stream.store.write() as connection:
+        connection.execute(tables.parked.update().values(since=LONG_AGO))
+    entries.set_state(stream.store, "A", "active")
+    assert found(stream) == {}
+    resumed = parking.read_parked(stream.store, SPEC.name)["A"]
+    with stream.store.write() as connection:
+        parking.write_parked(connection, SPEC.name, "A", replace(resumed, since=LONG_AGO))
+    cause = found(stream)["parked", "A"]
+    assert (parking.RESUMED in cause.what, cause.command) == (True, "lpm-stream status --feed orders")
+    deliver(stream)
+    assert found(stream) == {}
+
+
 def test_a_company_that_is_being_loaded_is_not_told_of(stream):
     park(stream, "A", kind="held")
     leases.acquire(stream.store, leases.lease_name("backfill", SPEC.name, "B"), leases.worker_name("backfill"))
