@@ -280,3 +280,21 @@ def test_nothing_is_wrong_with_a_company_that_was_removed(stream):
     assert {company for _, company in found(stream)} == {"A"}
     entries.set_state(stream.store, "A", "offboarding")
     assert found(stream) == {}
+
+
+@pytest.mark.parametrize("by_change", [True, False])
+def test_what_was_wrong_with_a_company_is_forgotten_when_it_is_removed(stream, by_change):
+    raised.check_came_out(stream.store, SPEC.name, "fresh", "A", "no delivery")
+    raised.check_came_out(stream.store, SPEC.name, "fresh", "B", "no delivery")
+    park(stream, "A")
+    before = entries.read(stream.store, "A").company
+    if by_change:
+        with stream.store.write() as connection:
+            entries.change(connection, before, before.model_copy(update={"state": "offboarding"}))
+    else:
+        entries.set_state(stream.store, "A", "offboarding")
+    assert parking.read_parked(stream.store, SPEC.name) == {}
+    raised.check_came_out(stream.store, SPEC.name, "fresh", "A", "no delivery")  # by checks that had begun before
+    with stream.store.write() as connection:
+        entries.add(connection, before, entries.new_generation())
+    assert found(stream).keys() == {("check_failed:fresh", "B")}

@@ -22,6 +22,7 @@ from lpm_stream.alerts.incidents import read_incidents
 from lpm_stream.components.alerts import dagsters_causes
 from lpm_stream.components.onboarding import onboard_job
 from lpm_stream.components.partitions import partition_key
+from lpm_stream.control import entries
 from lpm_stream.control.registry import register
 from lpm_stream.errors import LpmStreamError, SourceError
 from lpm_stream.stream import Stream
@@ -130,6 +131,14 @@ def test_a_failed_run_until_another_made_up_for_it(stream, run, causes):
     assert run("A")
     assert len(causes()) == 1
     assert run(COMPANY)
+    assert causes() == []
+
+
+def test_a_failed_run_of_a_company_that_was_removed(stream, run, causes):
+    assert not run(COMPANY)
+    register(stream.store, COMPANY)
+    assert len(causes()) == 1
+    entries.set_state(stream.store, COMPANY, "offboarding")
     assert causes() == []
 
 
