@@ -10,12 +10,15 @@ import random
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
+from lpm_stream.alerts import raised
 from lpm_stream.alerts.run import run as run_alerts
 from lpm_stream.control import leases
-from lpm_stream.errors import LeaseLostError, LpmStreamError
+from lpm_stream.control.store import ControlStore
+from lpm_stream.errors import HubError, LeaseLostError, LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
@@ -42,18 +45,19 @@ def relay(settings: Settings, spec: FeedSpec, stop: threading.Event, prepare: Ca
         prepare: called first in the publishing process, to set up logging; a module's function.
 
     Raises:
-        LpmStreamError: if the control store or the hub cannot be opened.
+        LpmStreamError: if the control store cannot be opened, or the setting of the hub is wrong.
     """
-    with (
-        open_stream(settings, spec) as stream,
-        _publishing(settings, spec, stop, prepare),
-        _alerting(stream, stop),
-    ):
 
-        def go_on() -> bool:
-            return not stop.is_set()
+    def go_on() -> bool:
+        return not stop.is_set()
 
-        _again_and_again("deliver", lambda: _deliver_once(stream, go_on), go_on, stop)
+    def deliver() -> bool:
+        with open_stream(settings, spec) as stream:
+            _again_and_again("deliver", lambda: _deliver_once(stream, go_on), go_on, stop)
+        return False
+
+    with _publishing(settings, spec, stop, prepare), _alerting(settings, spec, stop):
+        _again_and_again("deliver", deliver, go_on, stop, mended=HubError)
 
 
 @contextmanager
@@ -66,7 +70,12 @@ def _publishing(
     def keep() -> None:
         while not (over.is_set() or stop.is_set()):
             process = _PROCESSES.Process(target=_publish, args=(settings, spec, prepare), name="publish")
-            process.start()
+            try:
+                process.start()
+            except Exception as error:  # noqa: BLE001 - whatever it is: nobody else starts one
+                _log_failure("publish", error)
+                over.wait(_LONGEST_PAUSE)
+                continue
             while process.is_alive() and not stop.is_set() and not over.wait(_LOOK_SECONDS):
                 pass
             if over.is_set() or stop.is_set():  # beside the deliverer, which takes its time to stop, too
@@ -75,6 +84,8 @@ def _publishing(
                 process.kill()
                 return
             log.error("publish: its process died (exit code %s); starting another", process.exitcode)
+            if process.exitcode:
+                _note_death(settings, spec, process.exitcode)
             over.wait(_FIRST_PAUSE)
 
     keeper = threading.Thread(target=keep, name="keep-publishing")
@@ -86,9 +97,25 @@ def _publishing(
         keeper.join()
 
 
+def _note_death(settings: Settings, spec: FeedSpec, exit_code: int) -> None:
+    try:
+        with closing(ControlStore(settings.control_url)) as store:
+            raised.publisher_died(store, spec.name, exit_code)
+    except Exception as error:  # noqa: BLE001 - another process is to be started all the same
+        _log_failure("publish", error)
+
+
+def _log_failure(role: str, error: Exception) -> None:
+    if isinstance(error, LpmStreamError):
+        log.error("%s: %s", role, error)
+        return
+    frames = "".join(traceback.format_tb(error.__traceback__))  # without the message: it may quote rows
+    log.error("%s: unexpected %s\n%s", role, type(error).__name__, frames)
+
+
 @contextmanager
-def _alerting(stream: Stream, stop: threading.Event) -> Iterator[None]:
-    """Looks for what is wrong, and tells it, beside the drains."""
+def _alerting(settings: Settings, spec: FeedSpec, stop: threading.Event) -> Iterator[None]:
+    """Looks for what is wrong, and tells it, beside the drains, and also while the hub cannot be opened."""
     over = threading.Event()
 
     def go_on() -> bool:
@@ -97,9 +124,10 @@ def _alerting(stream: Stream, stop: threading.Event) -> Iterator[None]:
     def keep() -> None:
         while not over.wait(_ALERT_SECONDS):
             try:
-                run_alerts(stream, go_on=go_on)
-            except LpmStreamError as error:
-                log.error("alerts: %s", error)  # noqa: TRY400 - one line says it
+                with open_stream(settings, spec, needs_hub=False) as stream:
+                    run_alerts(stream, go_on=go_on)
+            except Exception as error:  # noqa: BLE001 - the next look may do better, and nobody else looks
+                _log_failure("alerts", error)
 
     keeper = threading.Thread(target=keep, name="keep-alerting", daemon=True)
     keeper.start()
@@ -125,20 +153,36 @@ def _publish(settings: Settings, spec: FeedSpec, prepare: Callable[[], None]) ->
     def go_on() -> bool:
         return not stop.is_set() and (parent is None or parent.is_alive())
 
-    with open_stream(settings, spec) as stream:
+    def publish() -> bool:
+        with open_stream(settings, spec) as stream:
+            _again_and_again("publish", lambda: _publish_once(stream, go_on), go_on, stop)
+        return False
 
-        def publish() -> bool:
-            publisher = stream.publisher()
-            pause = settings.poll_seconds
-            return publisher.drain(poll_seconds=pause, go_on=go_on, at_once=lambda: not go_on()).standby
+    _again_and_again("publish", publish, go_on, stop, mended=HubError)
 
-        _again_and_again("publish", publish, go_on, stop)
+
+def _publish_once(stream: Stream, go_on: Callable[[], bool]) -> bool:
+    pause = stream.settings.poll_seconds
+    return stream.publisher().drain(poll_seconds=pause, go_on=go_on, at_once=lambda: not go_on()).standby
 
 
 def _again_and_again(
-    role: str, drain: Callable[[], bool], go_on: Callable[[], bool], stop: threading.Event
+    role: str,
+    drain: Callable[[], bool],
+    go_on: Callable[[], bool],
+    stop: threading.Event,
+    *,
+    mended: type[LpmStreamError] = LpmStreamError,
 ) -> None:
-    """Runs a drain for as long as it may; it ends early when it stands by, has lost its lease, or fails."""
+    """Runs a drain for as long as it may; it ends early when it stands by, has lost its lease, or fails.
+
+    Args:
+        role: what it does, for the log.
+        drain: the drain; it returns whether it stands by.
+        go_on: whether it may.
+        stop: ends a pause.
+        mended: the errors after which it is tried again.
+    """
     pause = _FIRST_PAUSE
     standing_by = False
     while go_on():
@@ -148,7 +192,7 @@ def _again_and_again(
         except LeaseLostError as error:
             log.warning("%s: %s", role, error)
             standby = True
-        except LpmStreamError as error:
+        except mended as error:
             if time.monotonic() - begun > _LONGEST_PAUSE:
                 pause = _FIRST_PAUSE  # all was well for a while
             log.error("%s: %s (next try in %.0f s)", role, error, pause)  # noqa: TRY400 - one line says it

@@ -197,7 +197,11 @@ def read_backlog(stream: Stream) -> Backlog:
     messages, problems = 0, []
     since: dict[str, datetime] = {}
     beyond: list[datetime] = []
-    for partition in stream.hub.partitions():
+    try:
+        partitions = stream.hub.partitions()
+    except HubError as error:
+        return Backlog(0, {}, None, (str(error),))
+    for partition in partitions:
         after = through.get(partition, 0)
         try:
             waiting = stream.hub.end(partition) - after

@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpm_stream import secret
-from lpm_stream.alerts import raised
 from lpm_stream.control import registry
 from lpm_stream.control.registry import Served
 from lpm_stream.control.store import ControlStore
 from lpm_stream.delivery.database import CompanyDatabase, open_database
 from lpm_stream.delivery.drain import Deliverer
-from lpm_stream.errors import LpmStreamError, SourceError
+from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.hub.closed import ClosedHub
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Hub
 from lpm_stream.publish.drain import Publisher
 from lpm_stream.settings import Settings
-from lpm_stream.source.delta import DeltaSource
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,8 @@ class Stream:
         return self.settings.table_location(self.spec.source_table)
 
     def publisher(self, first_version: int = 0) -> Publisher:
-        """The publish drain; `first_version` is where a feed begins that was never published.
-
-        Raises:
-            SourceError: if the source table is missing or has no Change Data Feed.
-        """
-        try:
-            source = DeltaSource(self.spec, self.table)
-        except SourceError as error:
-            raised.publishing_stopped(self.store, self.spec.name, error)
-            raise
-        return Publisher(self.spec, source, self.hub, self.store, first_version)
+        """The publish drain; `first_version` is where a feed begins that was never published."""
+        return Publisher(self.spec, self.table, self.hub, self.store, first_version)
 
     def deliverer(self) -> Deliverer:
         """The deliver drain."""
@@ -79,8 +69,13 @@ class Stream:
 
 
 @contextmanager
-def open_stream(settings: Settings, spec: FeedSpec) -> Iterator[Stream]:
+def open_stream(settings: Settings, spec: FeedSpec, *, needs_hub: bool = True) -> Iterator[Stream]:
     """Opens what a feed's drains need, and closes it afterwards.
+
+    Args:
+        settings: where everything is.
+        spec: the feed.
+        needs_hub: False: a hub that cannot be opened says why when it is asked something, and not here.
 
     Raises:
         LpmStreamError: if the control store or the hub cannot be opened.
@@ -88,7 +83,7 @@ def open_stream(settings: Settings, spec: FeedSpec) -> Iterator[Stream]:
     with ExitStack() as stack:
         store = ControlStore(settings.control_url)
         stack.callback(store.close)
-        hub = open_hub(settings)
+        hub = open_hub(settings) if needs_hub else _open_or_closed_hub(settings)
         stack.callback(hub.close)
         yield Stream(spec, settings, store, hub)
 
@@ -111,6 +106,13 @@ def open_hub(settings: Settings) -> Hub:
         "LPM_STREAM_HUB_URL: this kind of hub is not supported; use local:DIRECTORY, eventhubs:env:NAME, "
         "eventhubs://NAMESPACE/HUB or kafka://HOST:PORT/TOPIC"
     )
+
+
+def _open_or_closed_hub(settings: Settings) -> Hub:
+    try:
+        return open_hub(settings)
+    except LpmStreamError as error:
+        return ClosedHub(error)
 
 
 def _event_hubs(location: str) -> Hub:

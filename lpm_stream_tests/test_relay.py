@@ -15,19 +15,23 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from lpm_stream.alerts import raised
 from lpm_stream.alerts.incidents import read_incidents
+from lpm_stream.alerts.run import run as run_alerts
 from lpm_stream.control import tables
 from lpm_stream.control.leases import holders, lease_name
 from lpm_stream.control.progress import read_deliveries
+from lpm_stream.errors import SourceError
 from lpm_stream.feed.load import load_feeds
-from lpm_stream.relay import _alerting
+from lpm_stream.relay import _alerting, _publishing, relay
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
+from lpm_stream_tests.example import append, orders
 
 KILLS = 30
 
@@ -227,11 +231,68 @@ def test_a_database_that_does_not_answer_does_not_keep_it_from_ending(tmp_path):
 
 def test_it_tells_what_is_wrong(stream, monkeypatch):
     monkeypatch.setattr("lpm_stream.relay._ALERT_SECONDS", 0.01)
-    raised.check_came_out(stream.store, stream.spec.name, "complete", "A", "3 keys are missing")
+    raised.check_came_out(stream.store, stream.spec.name, "complete_against_source", "A", "3 keys are missing")
     stop = threading.Event()
-    with _alerting(stream, stop):
-        end = time.monotonic() + 60
-        while not (found := read_incidents(stream.store, stream.spec.name)):
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.01)
-    assert [one.cause.kind for one in found] == ["check_failed:complete"]
+    with _alerting(stream.settings, stream.spec, stop):
+        found = awaited_incidents(stream)
+    assert found == ["check_failed:complete_against_source"]
+
+
+def test_it_tells_of_a_hub_that_cannot_be_opened_and_goes_on_once_it_can(stream, tmp_path, monkeypatch):
+    monkeypatch.setattr("lpm_stream.relay._ALERT_SECONDS", 0.01)
+    hub = tmp_path / "another"
+    hub.write_text("no directory")
+    settings = stream.settings.model_copy(update={"hub_url": f"local:{hub}"})
+    append(stream.table, orders(["1"], "A"))
+    stop = threading.Event()
+    running = threading.Thread(target=relay, args=(settings, stream.spec, stop, time.time))
+    running.start()
+    try:
+        assert awaited_incidents(stream) == ["hub_unreadable"]
+        hub.unlink()
+        wait_until(lambda: "A" in read_deliveries(stream.store, stream.spec.name))
+    finally:
+        stop.set()
+        running.join()
+
+
+def awaited_incidents(stream: Stream) -> list[str]:
+    end = time.monotonic() + 60
+    while not (found := read_incidents(stream.store, stream.spec.name)):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return [one.cause.kind for one in found]
+
+
+def test_it_looks_again_after_an_unexpected_error(stream, monkeypatch, caplog):
+    monkeypatch.setattr("lpm_stream.relay._ALERT_SECONDS", 0.01)
+    raised.check_came_out(stream.store, stream.spec.name, "complete_against_source", "A", "3 keys are missing")
+    failures = iter([OverflowError("a row")])
+
+    def fails_once(*arguments: Any, **options: Any) -> None:
+        for failure in failures:
+            raise failure
+        run_alerts(*arguments, **options)
+
+    monkeypatch.setattr("lpm_stream.relay.run_alerts", fails_once)
+    with _alerting(stream.settings, stream.spec, threading.Event()):
+        assert awaited_incidents(stream) == ["check_failed:complete_against_source"]
+    assert "alerts: unexpected OverflowError" in caplog.text
+    assert "a row" not in caplog.text
+
+
+def test_it_tells_of_a_publishing_process_that_dies_again_and_again(stream):
+    stop = threading.Event()
+    with _publishing(stream.settings, stream.spec, stop, os.abort):
+        wait_until(lambda: bool(raised.read_raised(stream.store, stream.spec.name)))
+    [cause] = raised.read_raised(stream.store, stream.spec.name)
+    assert (cause.kind, cause.company) == ("publishing_stopped", "")
+    assert "its process died (exit code -6)" in cause.what
+
+
+def test_a_publishing_process_that_dies_has_said_better_why(stream):
+    raised.publishing_stopped(stream.store, stream.spec.name, SourceError("no table"))
+    raised.publisher_died(stream.store, stream.spec.name, 1)
+    assert [one.what for one in raised.read_raised(stream.store, stream.spec.name)] == [
+        "publishing has stopped: no table"
+    ]

@@ -131,7 +131,7 @@ def update(
                 _set(connection, incident.id, {"told_at": now, "told": cause.what})
         for key in known.keys() - causes.keys():
             incident = known[key]
-            if incident.cause.sort in seen.unseen or not _has_gone(connection, incident, pace, now):
+            if seen.has_missed(incident.cause) or not _has_gone(connection, incident, pace, now):
                 continue
             resolved += 1
             if incident.told_at and not _is_quiet(quiet, incident.cause):

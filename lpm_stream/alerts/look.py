@@ -1,7 +1,7 @@
 """What is wrong with a stream now, as the control store and the hub tell it."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.pages import company_page, hub_page, sensor_page
 from lpm_stream.alerts.raised import CHECK_FAILED, PUBLISHING_STOPPED, read_raised
+from lpm_stream.checks.result import check_names
 from lpm_stream.control import leases, parking, progress, quarantine, registry, tables
 from lpm_stream.control.parking import Parked
+from lpm_stream.feed.spec import LONGEST_SLO, FeedSpec
 from lpm_stream.status import Backlog, read_backlog
 from lpm_stream.stream import Stream
 
@@ -29,10 +31,16 @@ class Look:
     Attributes:
         causes: what is wrong, each kind and company once.
         unseen: sorts of causes of which nothing can be said now.
+        unseen_of: sort and company, likewise, of single companies.
     """
 
     causes: tuple[Cause, ...]
-    unseen: frozenset[str]
+    unseen: frozenset[str] = frozenset()
+    unseen_of: frozenset[tuple[str, str]] = frozenset()
+
+    def has_missed(self, cause: Cause) -> bool:
+        """Whether nothing can be said of a cause, so that it may be there though it was not found."""
+        return cause.sort in self.unseen or (cause.sort, cause.company) in self.unseen_of
 
 
 def look(stream: Stream) -> Look:
@@ -42,24 +50,40 @@ def look(stream: Stream) -> Look:
         LpmStreamError: if the control store cannot be read.
     """
     now = datetime.now(UTC)
-    raised = [cause for cause in read_raised(stream.store, stream.spec.name) if not _may_mend_itself(cause, now)]
+    raised = [
+        cause
+        for cause in read_raised(stream.store, stream.spec.name)
+        if not _may_mend_itself(cause, now) and _may_be_withdrawn(cause, stream.spec)
+    ]
     parked = parking.read_parked(stream.store, stream.spec.name)
     nobody = list(_nobody_works(stream, now))
     if any(cause.kind == PUBLISHING_STOPPED for cause in raised):
         nobody = [cause for cause in nobody if cause.kind != "nobody_publishes"]
     backlog = read_backlog(stream)
-    unseen = {"undelivered"} if backlog.problems else set()
+    nobody_delivers = any(cause.kind == "nobody_delivers" for cause in nobody)  # and so to no company
+    unseen = {"undelivered"} if backlog.problems or nobody_delivers else set()
     causes = [*raised, *nobody, *_parked(stream, parked, now), *_hub(stream, backlog, now)]
     causes += _quarantined(stream, {(cause.kind, cause.company) for cause in causes}, now)
-    if not unseen and not any(cause.kind == "nobody_delivers" for cause in nobody):
-        told = {cause.company for cause in raised if cause.kind == f"{CHECK_FAILED}:fresh"}  # says the same
-        causes += _undelivered(stream, told | set(parked), backlog, now)
+    told = {cause.company for cause in raised if cause.kind == f"{CHECK_FAILED}:fresh"} | set(parked)
+    if not unseen:
+        causes += _undelivered(stream, told, backlog, now)
     served = {"", *registry.registered(stream.store, stream.spec.name)}
-    return Look(tuple(cause for cause in causes if cause.company in served), frozenset(unseen))
+    told = (told & served) - registry.paused(stream.store)
+    return Look(
+        tuple(cause for cause in causes if cause.company in served),
+        frozenset(unseen),
+        frozenset(("undelivered", company) for company in told),
+    )
 
 
 def _may_mend_itself(cause: Cause, now: datetime) -> bool:
     return cause.kind == PUBLISHING_STOPPED and now - cause.since < _MENDS_ITSELF_WITHIN
+
+
+def _may_be_withdrawn(cause: Cause, spec: FeedSpec) -> bool:
+    """Whether somebody will: of a check that the feed no longer has nobody will say that it passes."""
+    sort, _, check = cause.kind.partition(":")
+    return sort != CHECK_FAILED or check in check_names(spec)
 
 
 def _nobody_works(stream: Stream, now: datetime) -> Iterator[Cause]:
@@ -93,12 +117,14 @@ def _parked(stream: Stream, parked: dict[str, Parked], now: datetime) -> Iterato
     prefix = f"{leases.lease_name('backfill', feed)}:"
     loading = any(name.startswith(prefix) for name in leases.holders(stream.store))
     paused = registry.paused(stream.store)
+    too_long = _too_long(stream)
     for company, state in parked.items():
         if company in paused:
             continue  # somebody wants it so
         if state.kind == "held" and loading:
             continue  # a backfill is at work on it, or comes to it
-        if state.kind != "gap" and now - state.since < _MENDS_ITSELF_WITHIN:
+        patience = too_long(company) if state.reason == parking.RESUMED else _MENDS_ITSELF_WITHIN
+        if state.kind != "gap" and now - state.since < patience:
             continue
         kind = "gap" if state.kind == "gap" else "parked"
         likely, command = _remedy(feed, state)
@@ -133,6 +159,11 @@ def _remedy(feed: str, state: Parked) -> tuple[str, str]:
         return (
             "a backfill or resync was stopped before it was through with the company",
             f"lpm-stream backfill {company} --feed {feed}",
+        )
+    if state.reason == parking.RESUMED:
+        return (
+            "it waited for long, or its database is slow; it catches up by itself",
+            f"lpm-stream status --feed {feed}",
         )
     if state.reason == parking.SLOW:
         return (
@@ -173,7 +204,7 @@ def _hub(stream: Stream, backlog: Backlog, now: datetime) -> Iterator[Cause]:
             what="; ".join(backlog.problems),
             since=now,
             affected="all companies whose messages are in that part of the hub",
-            likely="a file of the hub is damaged, or its disk does not answer",
+            likely="the hub does not answer or is set up wrong, or a file of it is damaged",
             command=f"lpm-stream status --feed {stream.spec.name}",
             page=hub_page(stream.spec.name),
         )
@@ -181,22 +212,32 @@ def _hub(stream: Stream, backlog: Backlog, now: datetime) -> Iterator[Cause]:
 
 def _undelivered(stream: Stream, told: set[str], backlog: Backlog, now: datetime) -> Iterator[Cause]:
     feed = stream.spec.name
-    promised = registry.slos(stream.store)
+    too_long = _too_long(stream)
     for company in sorted(_lacking(stream) - told - registry.paused(stream.store)):
-        too_long = timedelta(seconds=promised.get(company, stream.spec.slo_seconds) * _TIMES_THE_SLO)
         since = backlog.since.get(company, backlog.oldest)
-        if since is None or now - since < too_long:
+        if since is None or now - since < too_long(company):
             continue
         yield Cause(
             kind="undelivered",
             company=company,
-            what=f"company {company!r} lacks changes that were published more than {too_long} ago",
+            what=f"company {company!r} lacks changes that were published more than {too_long(company)} ago",
             since=since,
             affected=f"company {company!r}: what it has is that much too old",
             likely="the deliverer is behind after a stop or a large commit, or its machine is too small",
             command=f"lpm-stream status --feed {feed}",
             page=company_page(feed, company),
         )
+
+
+def _too_long(stream: Stream) -> Callable[[str], timedelta]:
+    """Tells of a company for how long it may lack changes, until people are told."""
+    promised = registry.slos(stream.store)
+
+    def too_long(company: str) -> timedelta:
+        slo_seconds = promised.get(company, stream.spec.slo_seconds)
+        return timedelta(seconds=_TIMES_THE_SLO * min(LONGEST_SLO, slo_seconds))  # more may be stored of old
+
+    return too_long
 
 
 def _lacking(stream: Stream) -> set[str]:

@@ -18,6 +18,9 @@ _HEADINGS: dict[Event, str] = {
 }
 
 
+_GRAVEST: tuple[str, ...] = ("opened", "updated", "reminder", "resolved")
+
+
 def message(event: Event, feed: str, cause: Cause, dagster_url: str, now: datetime) -> Notification:
     """What is told of an incident."""
     lines = [
@@ -35,10 +38,11 @@ def message(event: Event, feed: str, cause: Cause, dagster_url: str, now: dateti
 
 
 def digest(feed: str, several: Sequence[Notification]) -> Notification:
-    """Many notifications as one: whoever is told of hundreds at once reads none."""
+    """Many notifications as one, as grave as the gravest: whoever is told of hundreds at once reads none."""
     title = f"[lpm_stream {feed}] {len(several)} alerts, the first: {several[0].title}"
     body = "\n\n".join(f"{one.title}\n{one.body}" for one in several)
-    return Notification(several[-1].event, _one_line(title), body)
+    event = min((one.event for one in several), key=_GRAVEST.index)
+    return Notification(event, _one_line(title), body)
 
 
 def sample(feed: str, dagster_url: str) -> Notification:

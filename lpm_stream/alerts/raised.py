@@ -13,6 +13,7 @@ from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.pages import check_page, hub_page
 from lpm_stream.control.store import ControlStore, upsert
 from lpm_stream.control.tables import raised_causes
+from lpm_stream.errors import LpmStreamError
 
 PUBLISHING_STOPPED, CHECK_FAILED = "publishing_stopped", "check_failed"
 
@@ -54,7 +55,7 @@ def command_after(feed: str, company: str) -> str:
 
 
 def check_came_out(
-    store: ControlStore, feed: str, check: str, company: str, failure: str | None, *, likely: str = ""
+    store: ControlStore, feed: str, check: str, company: str, failure: str | None, *, found: str = ""
 ) -> None:
     """Notes how a check on a company's table came out: the one thing that a check has to call.
 
@@ -63,8 +64,9 @@ def check_came_out(
         feed: the feed's name.
         check: the check's name.
         company: whose table.
-        failure: what is wrong, in a line without row contents; None if the check passed.
-        likely: the likely cause, if the check knows one.
+        failure: what is wrong, in a line without row contents, and without numbers that change while it is: a new
+            text is news; None if the check passed.
+        found: what the check has found, with its numbers.
     """
     kind = f"{CHECK_FAILED}:{check}"
     if failure is None:
@@ -76,17 +78,32 @@ def check_came_out(
         what=f"check {check} fails: {failure}",
         since=datetime.now(UTC),
         affected=f"company {company!r}: its table cannot be relied upon",
-        likely=likely or "the check's page shows what it found",
+        likely=f"the check found: {found}" if found else "the check's page shows what it found",
         command=command_after(feed, company),
         page=check_page(feed, check),
     )
     raise_cause(store, feed, cause)
 
 
-def publishing_stopped(store: ControlStore, feed: str, error: Exception) -> None:
-    """Notes that the source table cannot be followed any further."""
-    text = str(error)
-    cause = Cause(
+def publishing_stopped(store: ControlStore, feed: str, error: BaseException) -> None:
+    """Notes that the source table cannot be followed any further, or the hub takes nothing.
+
+    Of an unexpected error only the type is told: its text may quote a row.
+    """
+    is_expected = isinstance(error, LpmStreamError)
+    text = str(error) if is_expected else f"unexpected {type(error).__name__}, a defect; the log says where"
+    raise_cause(store, feed, _stopped(feed, text))
+
+
+def publisher_died(store: ControlStore, feed: str, exit_code: int | None) -> None:
+    """Notes that a publishing process has died, unless it could say itself why publishing has stopped."""
+    if not any(cause.kind == PUBLISHING_STOPPED for cause in read_raised(store, feed)):
+        text = f"its process died (exit code {exit_code}): the machine's log says whether its memory was too small"
+        raise_cause(store, feed, _stopped(feed, text))
+
+
+def _stopped(feed: str, text: str) -> Cause:
+    return Cause(
         kind=PUBLISHING_STOPPED,
         company="",
         what=f"publishing has stopped: {text}",
@@ -96,7 +113,6 @@ def publishing_stopped(store: ControlStore, feed: str, error: Exception) -> None
         command=f"lpm-stream {'resync' if 'resync' in text else 'status'} --feed {feed}",
         page=hub_page(feed),
     )
-    raise_cause(store, feed, cause)
 
 
 def publishing_goes_on(store: ControlStore, feed: str) -> None:

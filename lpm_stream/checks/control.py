@@ -36,7 +36,8 @@ def not_parked(stream: Stream, companies: Sequence[str], now: datetime) -> Itera
             or (state.kind in ("fault", "lacking") and seconds <= spec.checks.grace_seconds)
         )
         what = f"parked since {state.since:%Y-%m-%dT%H:%M:%SZ} ({state.kind}): {state.reason}"
-        yield Result("not_parked", company, passed, severity(spec, "not_parked"), what, values)
+        failure = f"it is parked ({state.kind})"
+        yield Result("not_parked", company, passed, severity(spec, "not_parked"), what, values, failure=failure)
 
 
 def nothing_quarantined(stream: Stream, companies: Sequence[str], now: datetime) -> Iterator[Result]:  # noqa: ARG001
@@ -57,6 +58,7 @@ def nothing_quarantined(stream: Stream, companies: Sequence[str], now: datetime)
             what,
             {"rows": count},
             tuple(_example(spec.primary_key, entry) for entry in found),
+            failure="rows are in quarantine",
         )
 
 
@@ -100,4 +102,5 @@ def latency_slo(stream: Stream, companies: Sequence[str], now: datetime) -> Iter
             what = f"p99 {p99:.3g} s over {streamed.changes:,} changes; promised are {slo_seconds:g} s"
         if waited:
             what += f"; {waited:,} more waited while it was parked or paused"
-        yield Result("latency_slo", company, passed, severity(spec, "latency_slo"), what, values)
+        failure = f"p99 is more than the {slo_seconds:g} s that are promised"
+        yield Result("latency_slo", company, passed, severity(spec, "latency_slo"), what, values, failure=failure)

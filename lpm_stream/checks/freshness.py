@@ -41,22 +41,24 @@ def fresh(stream: Stream, companies: Sequence[str], now: datetime) -> Iterator[R
         if last:
             values["last_applied_at"] = last.applied_at
         problem = _problem(status, state, unpublished, limit)
-        what = problem or _well(company in published, state, last)
-        yield Result("fresh", company, problem is None, severity(spec, "fresh"), what, values)
+        failure, details = problem or ("", "")
+        what = f"{failure}: {details}" if problem else _well(company in published, state, last)
+        yield Result("fresh", company, problem is None, severity(spec, "fresh"), what, values, failure=failure)
 
 
-def _problem(status: Status, state: CompanyStatus, unpublished: float, limit: float) -> str | None:
+def _problem(status: Status, state: CompanyStatus, unpublished: float, limit: float) -> tuple[str, str] | None:
+    """The sort of failure, and what there is to say of it."""
     if status.problems:
-        return f"cannot be told: {'; '.join(status.problems)}"
+        return "cannot be told", "; ".join(status.problems)
     if state.state == "paused":
         return None
     if state.lag_seconds > limit:
         who = status.deliverer or "nobody"
         why = "it is parked" if state.parked else f"{who} delivers"
-        return f"no delivery: its oldest change has waited in the hub for {state.lag_seconds:,.0f} s; {why}"
+        return "no delivery", f"its oldest change has waited in the hub for {state.lag_seconds:,.0f} s; {why}"
     if unpublished > limit:
         who = status.publisher or "nobody"
-        return f"nothing is published: commits have waited for {unpublished:,.0f} s; {who} publishes"
+        return "nothing is published", f"commits have waited for {unpublished:,.0f} s; {who} publishes"
     return None
 
 

@@ -36,6 +36,7 @@ def complete_against_legacy(stream: Stream, companies: Sequence[str], now: datet
             what,
             values,
             tuple(examples[:MOST_EXAMPLES]),
+            failure="periods are not complete",
         )
 
 
@@ -70,6 +71,7 @@ def sooner_than_legacy(stream: Stream, companies: Sequence[str], now: datetime) 
             what,
             values,
             examples,
+            failure="records came later than their file",
         )
 
 

@@ -30,6 +30,8 @@ class Result:
         description: one sentence for a person.
         values: what was measured. Counts, versions, seconds, instants; never row values.
         examples: where it is wrong first, as rows of a table with the same columns: files, keys, column names.
+        failure: what sort of failure it is: the same as long as the trouble is, whatever the numbers are. "" if
+            the description says just that.
     """
 
     name: CheckName
@@ -39,6 +41,7 @@ class Result:
     description: str
     values: Mapping[str, Value] = field(default_factory=dict)
     examples: tuple[Mapping[str, str], ...] = ()
+    failure: str = ""
 
     @property
     def bad(self) -> bool:

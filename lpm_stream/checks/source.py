@@ -20,6 +20,7 @@ from lpm_stream.stream import Stream
 
 _NAME: CheckName = "complete_against_source"
 _SETTLE_SECONDS = 15.0  # for what is in hand while the stream runs
+_FAULTS = ("missing", "extra", "different", "duplicated", "misrouted")
 _MOST_VERSIONS = 8  # of the source table that are read whole
 
 
@@ -129,16 +130,19 @@ def _audit(stream: Stream, companies: Sequence[Served], version: int | None) -> 
 
 
 def _untold(stream: Stream, company: str, error: SourceError) -> Result:
-    return Result(_NAME, company, False, severity(stream.spec, _NAME), f"it is parked, and {error}")
+    failure = "it is parked, and what the table held at its watermark can no longer be read"
+    what = f"it is parked, and {error}"
+    return Result(_NAME, company, False, severity(stream.spec, _NAME), what, failure=failure)
 
 
 def _result(stream: Stream, report: AuditReport, one: CompanyAudit) -> Result:
     counts, version = one.counts, report.settled_version or report.version
     what = f"all {counts.rows_in_table:,} rows are there, as of version {version}"
+    problem = [one.problem] if one.problem else []
+    found = {name: count for name in _FAULTS if (count := getattr(counts, name))}
     if not one.clean:
-        faults = ("missing", "extra", "different", "duplicated", "misrouted")
-        found = [f"{count:,} {name}" for name in faults if (count := getattr(counts, name))]
-        what = "; ".join([*([one.problem] if one.problem else []), *found]) + f", as of version {version}"
+        what = "; ".join([*problem, *(f"{count:,} {name}" for name, count in found.items())])
+        what += f", as of version {version}"
     examples = [
         {"fault": fault, "key": ", ".join(map(str, example.key)), "columns": ", ".join(example.columns)}
         for fault, found in sorted(one.examples.items())
@@ -152,4 +156,5 @@ def _result(stream: Stream, report: AuditReport, one: CompanyAudit) -> Result:
         what,
         {**vars(counts), "version": version},
         tuple(examples[:MOST_EXAMPLES]),
+        failure="; ".join([*problem, *(f"rows {name}" for name in found)]),
     )

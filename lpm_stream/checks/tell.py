@@ -45,10 +45,13 @@ class Teller:
         Raises:
             LpmStreamError: if the control store cannot be used.
         """
-        failure = None if result.passed else _said(result)
+        failure = None if result.passed else _failure(result)
         if failure is not None and not self._is_told(result) and self._is_explained(result):
             return
-        check_came_out(self._stream.store, self._stream.spec.name, result.name, result.company, failure)
+        found = result.description if result.failure else ""
+        check_came_out(
+            self._stream.store, self._stream.spec.name, result.name, result.company, failure, found=found
+        )
 
     @cached_property
     def _causes(self) -> tuple[Cause, ...]:
@@ -69,5 +72,7 @@ class Teller:
         return any(cause.sort in kinds and cause.company in {"", result.company} for cause in self._causes)
 
 
-def _said(result: Result) -> str:
-    return result.description if result.severity == "ERROR" else f"(a warning) {result.description}"
+def _failure(result: Result) -> str:
+    """What is told as news whenever it changes."""
+    failure = result.failure or result.description
+    return failure if result.severity == "ERROR" else f"(a warning) {failure}"

@@ -31,7 +31,7 @@ def list_(
     from lpm_stream.alerts.incidents import read_incidents, read_silences
     from lpm_stream.alerts.outbox import read_channels
 
-    with opened(home, feed, create=False) as stream:
+    with opened(home, feed, create=False, needs_hub=False) as stream:
         name, settings = stream.spec.name, stream.settings
         found = read_incidents(stream.store, name, is_open=not resolved)
         silences = read_silences(stream.store, name)
@@ -56,7 +56,7 @@ def ack(
     """Take an incident on: nobody is reminded of it; that it is resolved is told."""
     from lpm_stream.alerts.incidents import acknowledge
 
-    with opened(home, feed, create=False) as stream:
+    with opened(home, feed, create=False, needs_hub=False) as stream:
         found = acknowledge(stream.store, stream.spec.name, incident)
     console.print(Text(f"acknowledged: {found.cause.what}"), soft_wrap=True)
 
@@ -84,7 +84,7 @@ def silence(
     ends_at = instant(until, "--until")
     if ends_at is not None and ends_at <= datetime.now(UTC):
         raise LpmStreamError(f"--until {until}: that is over already")
-    with opened(home, feed, create=False) as stream:
+    with opened(home, feed, create=False, needs_hub=False) as stream:
         if ends_at is None:
             ended = end_silences(stream.store, stream.spec.name, cause, company)
             console.print(f"{ended} silences ended")
@@ -128,7 +128,7 @@ def run(home: Home = None, feed: Feed = None, json_file: Json = None) -> None:
     """
     from lpm_stream.alerts.run import run as go
 
-    with opened(home, feed, create=False) as stream:
+    with opened(home, feed, create=False, needs_hub=False) as stream:
         done = go(stream)
     if json_file:
         write_json(json_file, done)

@@ -52,13 +52,16 @@ def the_feed(name: str | None, home: Path) -> FeedSpec:
 
 
 @contextmanager
-def opened(home: Path | None, feed: str | None, *, create: bool = True, **given: str | None) -> "Iterator[Stream]":
+def opened(
+    home: Path | None, feed: str | None, *, create: bool = True, needs_hub: bool = True, **given: str | None
+) -> "Iterator[Stream]":
     """The stream that a command works on.
 
     Args:
         home: the command's `--dir`.
         feed: the command's `--feed`.
         create: whether the command may begin with an empty directory.
+        needs_hub: whether the command can do nothing without the hub.
         given: settings that take precedence over those of the environment; None: not given.
 
     Raises:
@@ -69,7 +72,7 @@ def opened(home: Path | None, feed: str | None, *, create: bool = True, **given:
     settings = Settings.load(home, **{name: value for name, value in given.items() if value is not None})
     if not create and not settings.home.exists():
         raise LpmStreamError(f"there is nothing at {settings.home}: check --dir or LPM_STREAM_HOME")
-    with open_stream(settings, the_feed(feed, settings.home)) as stream:
+    with open_stream(settings, the_feed(feed, settings.home), needs_hub=needs_hub) as stream:
         yield stream
 
 

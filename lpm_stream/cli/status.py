@@ -41,7 +41,7 @@ def status(
     """Show versions, workers, and per company: delivered, lag, latency, state."""
     from lpm_stream.status import read_status
 
-    with opened(home, feed, create=False) as stream:
+    with opened(home, feed, create=False, needs_hub=False) as stream:
         if json_file:
             write_json(json_file, read_status(stream))
         elif watch:

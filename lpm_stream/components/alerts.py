@@ -38,14 +38,14 @@ def alerts_tick(spec: FeedSpec, context: dg.SensorEvaluationContext) -> dg.Senso
     The first tick after a pause does nothing: the other sensors have not begun their work either.
 
     Raises:
-        LpmStreamError: if the control store or the hub cannot be opened, or the setting of the channels is wrong.
+        LpmStreamError: if the control store cannot be opened, or the setting of the channels is wrong.
     """
     now = datetime.now(UTC)
     cursor = now.isoformat()
     last = datetime.fromisoformat(context.cursor) if context.cursor else None
     if last is None or now - last > _JUST_BEGUN_AFTER:
         return dg.SensorResult(cursor=cursor, skip_reason="just begun: it looks with its next tick")
-    with open_stream(Settings.load(), spec) as stream:
+    with open_stream(Settings.load(), spec, needs_hub=False) as stream:
         causes = list(dagsters_causes(stream, context.instance, now))
         done = run(stream, causes, for_seconds(_SENDS_FOR_SECONDS))
     return dg.SensorResult(cursor=cursor, skip_reason=_what_it_did(done))
@@ -80,7 +80,7 @@ def _sensor_failing(spec: FeedSpec, instance: dg.DagsterInstance, state: Instiga
 
 
 def _runs_failed(stream: Stream, instance: dg.DagsterInstance, now: datetime) -> Iterator[Cause]:
-    """The newest failed run of each job and partition, unless a later one succeeded."""
+    """The newest failed run of each job and partition, unless a later one succeeded or its company was removed."""
     since = now - _A_RUN_COUNTS_FOR
     failures = RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=since)
     newest: dict[tuple[str, str], RunRecord] = {}
@@ -88,7 +88,10 @@ def _runs_failed(stream: Stream, instance: dg.DagsterInstance, now: datetime) ->
         if _is_of(stream.spec, record):
             newest.setdefault(_job_and_partition(record), record)
     companies = by_partition_key(registry.registered(stream.store, stream.spec.name)) if newest else {}
+    removed = _removed_partitions(stream) if newest else set()
     for (job, partition), record in newest.items():
+        if job != ONBOARD_JOB and partition in removed:  # an onboarding was to bring it back
+            continue
         if _was_made_up_for(stream, instance, record):
             continue
         company = companies.get(partition, "")
@@ -103,6 +106,11 @@ def _runs_failed(stream: Stream, instance: dg.DagsterInstance, now: datetime) ->
             command=f"lpm-stream status --feed {stream.spec.name}",
             page=run_page(record.dagster_run.run_id),
         )
+
+
+def _removed_partitions(stream: Stream) -> set[str]:
+    companies = (entry.company for entry in entries.read_all(stream.store))
+    return {partition_key(company.id) for company in companies if company.state == "offboarding"}
 
 
 def _run_kind(job: str, partition: str) -> str:

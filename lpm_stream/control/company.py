@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from lpm_stream.database_url import require_no_secret
-from lpm_stream.feed.spec import BASE_GROUP, EVERY_GROUP, LONGEST_COMPANY_ID, Name
+from lpm_stream.feed.spec import BASE_GROUP, EVERY_GROUP, LONGEST_COMPANY_ID, LONGEST_SLO, Name
 
 State = Literal["active", "paused", "offboarding"]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -31,7 +31,9 @@ class Company(BaseModel):
     groups: tuple[Name, ...] = Field(
         (BASE_GROUP,), description="the groups of columns it is entitled to, besides base; all: every group"
     )
-    slo_seconds: float | None = Field(None, gt=0, description="promised to it instead of the feed's")
+    slo_seconds: float | None = Field(
+        None, gt=0, le=LONGEST_SLO, allow_inf_nan=False, description="promised to it instead of the feed's"
+    )
     state: State = Field("active", description="paused: changes wait in the hub; offboarding: they are not kept")
     labels: dict[Text, str] = Field({}, description="whatever helps to find it")
     contacts: tuple[Text, ...] = Field((), description="whom to ask, or to tell")

@@ -6,11 +6,11 @@ from types import MappingProxyType
 
 import sqlalchemy as sa
 
-from lpm_stream.control import audit
+from lpm_stream.control import audit, parking
 from lpm_stream.control.company import Company
 from lpm_stream.control.company_rows import company_of, later_than_all, values_of
 from lpm_stream.control.store import ControlStore
-from lpm_stream.control.tables import companies
+from lpm_stream.control.tables import companies, parked, raised_causes
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.feed.spec import EVERY_GROUP
@@ -77,6 +77,7 @@ def add(connection: sa.Connection, company: Company, generation: int) -> None:
         return
     if known.state == "offboarding":
         values["registered_at"] = now  # what came since it was removed was not kept for it
+        _forget_troubles(connection, company.id)
     connection.execute(companies.update().where(mine).values(values))
 
 
@@ -130,6 +131,8 @@ def change(connection: sa.Connection, before: Company, after: Company, generatio
     if _needs_load(before, after):
         values["load_generation"] = values["generation"]
     connection.execute(companies.update().where(companies.c.company == before.id).values(**values))
+    if after.state != before.state:
+        _note_state(connection, before.id, after.state)
     action = "change" if after.groups == before.groups else "entitlement"
     audit.record(connection, action, before.id, _difference(before, after))
 
@@ -191,6 +194,7 @@ def set_state(store: ControlStore, company: str, state: str) -> bool:
             raise LpmStreamError(f"company {company!r} is not served any more: lpm-stream companies add")
         mine = companies.update().where(companies.c.company == company)
         connection.execute(mine.values(state=state, changed_at=later_than_all(connection)))
+        _note_state(connection, company, state)
         audit.record(connection, _ACTIONS[state], company, {"state_before": row.state})
     return True
 
@@ -239,6 +243,19 @@ def entitlement_of(store: ControlStore, company: str) -> Entitlement:
     with store.read() as connection:
         query = sa.select(companies.c.generation).where(companies.c.company == company)
         return Entitlement(groups, connection.execute(query).scalar_one())
+
+
+def _note_state(connection: sa.Connection, company: str, state: str) -> None:
+    if state == "active":
+        parking.resume(connection, company)
+    elif state == "offboarding":
+        _forget_troubles(connection, company)
+
+
+def _forget_troubles(connection: sa.Connection, company: str) -> None:
+    """Forgets what was wrong with a company: what it will be after it was removed begins anew."""
+    for table in (parked, raised_causes):
+        connection.execute(table.delete().where(table.c.company == company))
 
 
 def next_generation(connection: sa.Connection, company: str) -> int:

@@ -15,6 +15,8 @@ _FIRST_PAUSE = 1.0  # seconds
 _LONGEST_PAUSE = 60.0
 
 Kind = Literal["fault", "lacking", "gap", "held"]
+PAUSED = "paused; it goes on from here with lpm-stream companies resume"  # the reason begins so
+RESUMED = "what it waited for is over; catching up"
 SLOW = "its database is slower than its changes come"  # the reason where nothing else is wrong
 
 
@@ -52,10 +54,23 @@ class Parked:
         return self.next_try_at <= now or self.next_try_at > now + timedelta(seconds=_LONGEST_PAUSE)
 
     def failed_again(self, reason: str, kind: Kind) -> "Parked":
-        """The same company after one more failure: the pause doubles, with jitter, unless it is held."""
+        """The same company after one more failure: the pause doubles, with jitter, unless it is held.
+
+        How long it was held before is not held against it.
+        """
         attempts = 0 if kind == "held" else self.attempts
-        next_try_at = datetime.now(UTC) + _pause(attempts)
-        return replace(self, reason=reason, attempts=attempts + 1, next_try_at=next_try_at, kind=kind)
+        now = datetime.now(UTC)
+        since = now if self.kind == "held" and kind != "held" else self.since
+        next_try_at = now + _pause(attempts)
+        return replace(self, since=since, reason=reason, attempts=attempts + 1, next_try_at=next_try_at, kind=kind)
+
+    def catching_up(self) -> "Parked":
+        """The same company once its database takes its changes again; likewise if it was held."""
+        if self.kind == "held":
+            return replace(self, since=datetime.now(UTC), reason=RESUMED, kind="fault")
+        if self.reason == RESUMED:
+            return self
+        return replace(self, reason="its database takes its changes again; catching up", kind="fault")
 
 
 def park(
@@ -127,6 +142,14 @@ def try_now(store: ControlStore, feed: str, company: str) -> None:
     mine = (parked.c.feed == feed) & (parked.c.company == company)
     with store.write() as connection:
         connection.execute(parked.update().where(mine).values(next_try_at=datetime.now(UTC)))
+
+
+def resume(connection: sa.Connection, company: str) -> None:
+    """Has a company that was paused tried at once; how long it waited is not held against it."""
+    now = datetime.now(UTC)
+    mine = (parked.c.company == company) & parked.c.reason.startswith(PAUSED, autoescape=True)
+    values = {"since": now, "next_try_at": now, "reason": RESUMED, "kind": "fault"}
+    connection.execute(parked.update().where(mine).values(values))
 
 
 def read_next_tries(connection: sa.Connection, feed: str) -> Mapping[str, datetime]:

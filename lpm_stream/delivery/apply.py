@@ -8,6 +8,7 @@ from itertools import groupby
 
 import polars as pl
 
+from lpm_stream.control import parking
 from lpm_stream.control.quarantine import Refused, payload_of
 from lpm_stream.delivery.bisect import refused_rows
 from lpm_stream.delivery.database import CompanyDatabase, Transaction
@@ -58,7 +59,7 @@ class PausedError(WaitsError):
     """The stream waits until somebody resumes it."""
 
     def __init__(self, company: str) -> None:
-        super().__init__(f"paused; it goes on from here with lpm-stream companies resume {shlex.quote(company)}")
+        super().__init__(f"{parking.PAUSED} {shlex.quote(company)}")
 
 
 class NotServedError(WaitsError):

@@ -379,7 +379,7 @@ class _Drain:
         else:
             state = replace(state, next_try_at=datetime.now(UTC))  # behind others whose time has come
             if outcome.is_whole and (news or state.kind != "lacking"):
-                state = replace(state, kind="fault", reason="its database takes its changes again; catching up")
+                state = state.catching_up()
         self._set_parked(lane.company, state)
 
     def _read_again(self, lane: Lane, error: ChangesMissingError) -> None:

@@ -25,6 +25,7 @@ LONGEST_COMPANY_ID = 450  # characters: the longest text SQL Server takes into a
 MOST_DIGITS = 38  # of a decimal: what Delta, Arrow and SQL Server hold
 MOST_INDEXED = 32  # columns of an index, in PostgreSQL and SQL Server
 LONGEST_INDEXED = 1_700  # bytes: what SQL Server takes into an index that is not the key
+LONGEST_SLO = 31_536_000.0  # seconds: a year
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 IndexName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
 
@@ -114,7 +115,9 @@ class FeedSpec(BaseModel):
     )
     columns: tuple[Column, ...] = Field(min_length=1)
     wire_format: Literal["avro", "ndjson"] = "avro"
-    slo_seconds: float = Field(60, gt=0, description="commit to applied, at p99")
+    slo_seconds: float = Field(
+        60, gt=0, le=LONGEST_SLO, allow_inf_nan=False, description="commit to applied, at p99"
+    )
     reporting_window_seconds: float = Field(
         60, gt=0, description="a company is reported to Dagster at most once in this time"
     )

@@ -1,6 +1,7 @@
 """The publish drain: source to hub, commit by commit, until caught up or out of time."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ import polars as pl
 from lpm_stream.alerts import raised
 from lpm_stream.control import leases, progress, quarantine, registry
 from lpm_stream.control.store import ControlStore
-from lpm_stream.errors import HubError, SourceError
+from lpm_stream.errors import LeaseLostError, SourceError
 from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Message
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 # commits, little enough that a commit never waits long for its neighbours.
 _SEND_BYTES = 8_000_000
 _SEND_SECONDS = 0.25
+
+# How often it is said that publishing goes on: whoever had the lease before may have said that it stopped.
+_TOLD_SECONDS = 3.0
 
 
 @dataclass
@@ -79,21 +83,20 @@ class _GivenUpError(Exception):
 class Publisher:
     """Publishes one feed's changes under its lease."""
 
-    def __init__(
-        self, spec: FeedSpec, source: DeltaSource, hub: Hub, store: ControlStore, first_version: int = 0
-    ) -> None:
+    def __init__(self, spec: FeedSpec, table: str, hub: Hub, store: ControlStore, first_version: int = 0) -> None:
         """A publisher for one feed.
 
         Args:
             spec: the feed.
-            source: its table.
+            table: path or URL of its table, which is opened under the lease.
             hub: where to.
             store: the control store.
             first_version: where to begin a feed that was never published; earlier commits are left out.
         """
         self._spec = spec
         self._first_version = first_version
-        self._source = source
+        self._table = table
+        self._source: DeltaSource
         self._hub = hub
         self._store = store
         self._holder = leases.worker_name("publish")
@@ -122,7 +125,7 @@ class Publisher:
             until_caught_up: end when there is no new commit.
 
         Raises:
-            SourceError: if the table cannot be followed any further.
+            SourceError: if the table is missing, has no Change Data Feed, or cannot be followed any further.
             HubError: if the hub does not take messages.
             LeaseLostError: if another worker has taken over.
         """
@@ -133,8 +136,11 @@ class Publisher:
             return done
         try:
             self._at_once = at_once
+            self._source = DeltaSource(self._spec, self._table)
             self._drain(lease, done, poll_seconds, go_on, until_caught_up)
-        except (SourceError, HubError) as error:
+        except LeaseLostError:
+            raise  # another goes on
+        except (Exception, pl.exceptions.PanicException) as error:
             raised.publishing_stopped(self._store, self._spec.name, error)
             raise
         finally:
@@ -156,7 +162,7 @@ class Publisher:
         with self._store.read() as connection:
             self._full = quarantine.full(connection, self._spec)
         renewed = time.monotonic()
-        goes_on = False
+        told = -math.inf
         while go_on():
             done.newest_version = self._source.newest_version()
             self._require_not_behind(done)
@@ -164,9 +170,9 @@ class Publisher:
             if is_behind:
                 self._publish_some(lease, done, go_on)
                 renewed = time.monotonic()
-            if not goes_on:
+            if time.monotonic() - told > _TOLD_SECONDS:
                 raised.publishing_goes_on(self._store, self._spec.name)
-                goes_on = True
+                told = time.monotonic()
             if is_behind:
                 continue
             if until_caught_up:

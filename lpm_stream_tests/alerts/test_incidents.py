@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -27,8 +28,8 @@ class Clock:
         self.store = store
         self.seen = 0
 
-    def __call__(self, at: timedelta, *causes: Cause, unseen: frozenset[str] = frozenset()) -> list[str]:
-        look = Look(causes, unseen)
+    def __call__(self, at: timedelta, *causes: Cause, **missed: frozenset[Any]) -> list[str]:
+        look = Look(causes, **missed)
         incidents.update(self.store, "f", look, ["env:X"], pace=PACE, dagster_url="http://ui/", now=T0 + at)
         with self.store.read() as connection:
             query = sa.select(notifications.c.event).order_by(notifications.c.created_at, notifications.c.id)
@@ -136,7 +137,11 @@ def test_what_cannot_be_seen_is_not_over(store, at):
     at(0 * MINUTE, failed)
     assert at(9 * MINUTE, unseen=frozenset({"run_failed"})) == []
     assert at(19 * MINUTE, unseen=frozenset({"run_failed"})) == []
+    assert at(29 * MINUTE, unseen_of=frozenset({("run_failed", DOWN.company)})) == []
+    assert at(39 * MINUTE, unseen_of=frozenset({("run_failed", DOWN.company)})) == []
     assert len(incidents.read_incidents(store, "f")) == 1
+    at(49 * MINUTE, unseen_of=frozenset({("run_failed", "B")}))
+    assert at(59 * MINUTE, unseen_of=frozenset({("run_failed", "B")})) == ["resolved"]
 
 
 def test_long_texts_are_cut(store, at):

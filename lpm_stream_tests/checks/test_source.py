@@ -83,6 +83,7 @@ def test_rows_are_compared_where_a_version_cannot_be_read_any_more(delivered):
     results = checked(delivered, "complete_against_source")
     assert {company: one.passed for company, one in results.items()} == {"A": True, "B": False}
     assert "1 missing" in results["B"].description
+    assert results["B"].failure == "rows missing"
 
 
 def test_unknown_names_are_refused(stream):

@@ -13,7 +13,9 @@ from lpm_stream.checks.tell import Teller
 from lpm_stream.control import entries, parking
 from lpm_stream.feed.checks import CheckName, Severity
 from lpm_stream.stream import Stream
-from lpm_stream_tests.checks.example import SPEC
+from lpm_stream_tests.checks.example import SPEC, checked, rows
+from lpm_stream_tests.example import append, deliver, publish
+from lpm_stream_tests.legacy.example import commit_at
 
 
 def tell(stream: Stream, name: CheckName, *, passed: bool = False, severity: Severity = "ERROR") -> list[str]:
@@ -77,3 +79,25 @@ def test_what_was_told_stays_until_the_check_passes(stream):
     assert len(tell(stream, "fresh")) == 1
     withdraw_cause(stream.store, SPEC.name, "check_failed:fresh", "A")
     assert tell(stream, "fresh") == []
+
+
+def test_numbers_that_change_are_no_news(stream):
+    for count in range(3):
+        Teller(stream).tell(
+            Result("fresh", "A", False, "ERROR", f"no delivery: for {count} s", failure="no delivery")
+        )
+        [cause] = read_raised(stream.store, SPEC.name)
+        assert cause.what == "check fresh fails: no delivery"
+        assert cause.likely == f"the check found: no delivery: for {count} s"
+
+
+def test_the_checks_say_what_fails_without_numbers_that_change(stream):
+    append(stream.table, rows("1"))
+    commit_at(stream.table, datetime.now(UTC) - timedelta(hours=1))
+    assert checked(stream, "fresh")["A"].failure == "nothing is published"
+    publish(stream)
+    assert checked(stream, "fresh")["A"].failure == "no delivery"
+    deliver(stream)
+    assert checked(stream, "latency_slo")["A"].failure == "p99 is more than the 60 s that are promised"
+    park(stream, "A")
+    assert checked(stream, "not_parked")["A"].failure == "it is parked (fault)"

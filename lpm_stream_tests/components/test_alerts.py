@@ -22,6 +22,7 @@ from lpm_stream.alerts.incidents import read_incidents
 from lpm_stream.components.alerts import dagsters_causes
 from lpm_stream.components.onboarding import onboard_job
 from lpm_stream.components.partitions import partition_key
+from lpm_stream.control import entries
 from lpm_stream.control.registry import register
 from lpm_stream.errors import LpmStreamError, SourceError
 from lpm_stream.stream import Stream
@@ -133,6 +134,14 @@ def test_a_failed_run_until_another_made_up_for_it(stream, run, causes):
     assert causes() == []
 
 
+def test_a_failed_run_of_a_company_that_was_removed(stream, run, causes):
+    assert not run(COMPANY)
+    register(stream.store, COMPANY)
+    assert len(causes()) == 1
+    entries.set_state(stream.store, COMPANY, "offboarding")
+    assert causes() == []
+
+
 def test_an_onboarding_that_has_failed_until_the_company_is_onboarded(stream, instance, causes):
     append(stream.table, orders(["1"], COMPANY))
 
@@ -163,13 +172,20 @@ def test_the_tick_opens_and_resolves(stream, run, tick, monkeypatch):
     register(stream.store, COMPANY)
     first = tick("alerts_orders")
     assert first.skip_message == "just begun: it looks with its next tick"
-    raised.check_came_out(stream.store, SPEC.name, "complete", "A", "3 keys are missing")
+    raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "A", "3 keys are missing")
     second = tick("alerts_orders", first.cursor)
     assert second.skip_message == "1 incidents opened, 0 resolved, 0 alerts sent"
-    raised.check_came_out(stream.store, SPEC.name, "complete", "A", None)
+    raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "A", None)
     third = tick("alerts_orders", second.cursor)
     assert third.skip_message == "0 incidents opened, 1 resolved, 0 alerts sent"
     assert read_incidents(stream.store, SPEC.name) == []
+
+
+def test_the_tick_tells_of_a_hub_that_cannot_be_opened(stream, tick, monkeypatch):
+    first = tick("alerts_orders")
+    monkeypatch.setenv("LPM_STREAM_HUB_URL", "local:/dev/null")
+    assert tick("alerts_orders", first.cursor).skip_message == "1 incidents opened, 0 resolved, 0 alerts sent"
+    assert [one.cause.kind for one in read_incidents(stream.store, SPEC.name)] == ["hub_unreadable"]
 
 
 def test_a_wrong_setting_fails_the_tick(stream, tick, monkeypatch):
@@ -181,7 +197,7 @@ def test_a_wrong_setting_fails_the_tick(stream, tick, monkeypatch):
 
 def test_a_channel_that_is_down_does_not_fail_the_tick(stream, tick, monkeypatch):
     monkeypatch.setenv("LPM_STREAM_ALERT_URLS", "env:NOT_SET")
-    raised.check_came_out(stream.store, SPEC.name, "complete", "A", "3 keys are missing")
+    raised.check_came_out(stream.store, SPEC.name, "complete_against_source", "A", "3 keys are missing")
     data: Any = tick("alerts_orders", tick("alerts_orders").cursor)
     assert "1 incidents opened, 0 resolved, 0 alerts sent; " in data.skip_message
     assert "NOT_SET is not set" in data.skip_message

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from lpm_stream.control import parking
@@ -44,3 +45,16 @@ def test_a_long_reason_is_cut(store):
     with store.write() as connection:
         parking.write_parked(connection, "f", "A", parking.park("A", 0, 1, NOW, "r" * 9_000))
     assert parking.read_parked(store, "f")["A"].reason == "r" * 2_000
+
+
+def test_how_long_it_was_held_is_not_held_against_it():
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    fault = replace(parking.park("A", 0, 1, long_ago, "down"), since=long_ago)
+    held = replace(fault, kind="held")
+    assert held.failed_again("still", "held").since == long_ago
+    assert fault.failed_again("still", "fault").since == long_ago
+    assert fault.catching_up().since == long_ago
+    assert held.failed_again("down", "fault").since > long_ago
+    resumed = held.catching_up()
+    assert (resumed.since > long_ago, resumed.kind, resumed.reason) == (True, "fault", parking.RESUMED)
+    assert resumed.catching_up() == resumed

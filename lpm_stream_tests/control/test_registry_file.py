@@ -61,6 +61,8 @@ def test_a_file_is_read_and_written_alike(tmp_path):
         ("companies:\n  - id: A\n    feeds: [nope]\n", r"companies.yaml:2: feeds: 'nope' is none of orders"),
         ("companies:\n  - id: A\n    state: gone\n", r"companies.yaml:3: state: .*'paused'"),
         ("companies:\n  - id: A\n    slo_seconds: -1\n", r"companies.yaml:3: slo_seconds: .*greater than 0"),
+        ("companies:\n  - id: A\n    slo_seconds: 1e14\n", r"companies.yaml:3: slo_seconds: .*31536000"),
+        ("companies:\n  - id: A\n    slo_seconds: .inf\n", r"companies.yaml:3: slo_seconds: .*finite number"),
         (
             "companies:\n  - id: A\n  - id: a\n",
             r"yaml:3: id: 'a' is declared twice, or differs from 'A'",

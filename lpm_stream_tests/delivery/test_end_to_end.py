@@ -199,13 +199,13 @@ def test_a_database_of_another_company_is_refused(stream):
 
 def test_a_missing_table_is_a_clear_error(settings):
     with open_stream(settings, SPEC) as stream, pytest.raises(SourceError, match="no Delta table at"):
-        stream.publisher()
+        publish(stream)
 
 
 def test_a_table_without_change_data_feed_names_the_remedy(settings):
     create_table(settings.table_location(SPEC.source_table), cdf=False)
     with open_stream(settings, SPEC) as stream, pytest.raises(SourceError, match="SET TBLPROPERTIES"):
-        stream.publisher()
+        publish(stream)
 
 
 def test_a_table_created_anew_is_noticed(stream):

@@ -73,6 +73,8 @@ def test_a_spec_survives_being_written_down():
         ({"columns": further(name="note")}, "note declared twice"),
         ({"wire_format": "csv"}, "Input should be 'avro' or 'ndjson'"),
         ({"slo_seconds": 0}, "greater than 0"),
+        ({"slo_seconds": 1e14}, "less than or equal to 31536000"),
+        ({"slo_seconds": float("inf")}, "finite number"),
         ({"reporting_window_seconds": -1}, "greater than 0"),
         ({"schema_policy": "ignore"}, "Input should be 'evolve' or 'freeze'"),
         ({"indexes": {"By paid": ("paid",)}}, "should match pattern"),

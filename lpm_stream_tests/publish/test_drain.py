@@ -1,6 +1,6 @@
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from deltalake import DeltaTable, write_deltalake
 
+from lpm_stream.alerts import raised
 from lpm_stream.control import leases, progress, quarantine, tables
 from lpm_stream.control.registry import register
 from lpm_stream.errors import HubError, LeaseLostError, SchemaError, SourceError
@@ -18,7 +19,6 @@ from lpm_stream.publish import drain as publish_drain
 from lpm_stream.publish import pack
 from lpm_stream.publish.drain import Published, Publisher
 from lpm_stream.source import delta
-from lpm_stream.source.delta import DeltaSource
 from lpm_stream.stream import Stream
 from lpm_stream_tests.example import SPEC, append, orders, publish
 
@@ -40,7 +40,7 @@ class Spy:
 
 def publisher(stream: Stream, look) -> Publisher:
     spy: Hub = Spy(stream.hub, look)  # type: ignore[assignment] # publishing only sends
-    return Publisher(stream.spec, DeltaSource(stream.spec, stream.table), spy, stream.store)
+    return Publisher(stream.spec, stream.table, spy, stream.store)
 
 
 def drained(one: Publisher) -> Published:
@@ -266,3 +266,57 @@ def test_rows_too_large_to_travel_count_towards_the_limit(stream, monkeypatch, l
     messages = [one.message for part in stream.hub.partitions() for one in stream.hub.receive(part, 0, 100)]
     assert sum(one.last for one in messages) == travelled
     assert progress.read_published(stream.store, SPEC.name) == {"A": 1}
+
+
+def stopped(stream: Stream) -> list[str]:
+    return [cause.what for cause in raised.read_raised(stream.store, SPEC.name)]
+
+
+def test_who_stands_by_says_nothing_of_a_table_that_it_cannot_open(stream):
+    gone = replace(stream, settings=stream.settings.model_copy(update={"tables_url": "/nowhere"}))
+    leases.acquire(stream.store, leases.lease_name("publish", SPEC.name), OTHER)
+    assert publish(gone).standby
+    assert stopped(stream) == []
+
+
+def test_what_another_has_said_of_publishing_does_not_stand_while_it_goes_on(stream, monkeypatch):
+    monkeypatch.setattr(publish_drain, "_TOLD_SECONDS", 0)
+    append(stream.table, orders(["1"], "A"))
+
+    def rounds() -> Iterator[bool]:
+        while cursor(stream) != 1:
+            yield True
+        raised.publishing_stopped(stream.store, SPEC.name, SourceError("gone"))  # by one that had lost its lease
+        yield True
+
+    going = rounds()
+    stream.publisher().drain(poll_seconds=0.01, go_on=lambda: next(going, False))
+    assert stopped(stream) == []
+
+
+def test_an_unexpected_error_stops_publishing_too_and_none_of_its_words_are_told(stream, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError("a row")
+
+    append(stream.table, orders(["1"], "A"))
+    with monkeypatch.context() as failing:
+        failing.setattr(publish_drain, "messages_of", fail)
+        with pytest.raises(MemoryError):
+            publish(stream)
+    [what] = stopped(stream)
+    assert "unexpected MemoryError" in what
+    assert "a row" not in what
+    publish(stream)
+    assert stopped(stream) == []
+
+
+def test_who_has_lost_its_lease_does_not_say_that_publishing_has_stopped(stream):
+    append(stream.table, orders(["1"], "A"))
+
+    def steal(_messages: Sequence[Message]) -> None:
+        with stream.store.write() as connection:
+            connection.execute(tables.leases.update().values(holder=OTHER, fence=tables.leases.c.fence + 1))
+
+    with pytest.raises(LeaseLostError):
+        drained(publisher(stream, steal))
+    assert stopped(stream) == []
