@@ -73,6 +73,7 @@ class Status:
         publisher: who publishes now, None if nobody does.
         deliverer: who delivers now, None if nobody does.
         hub_messages: messages in the hub that no company has got yet, parked ones left out.
+        hub_messages_of: the same of each partition that can be read.
         problems: what keeps the table or the hub from being read, one line each.
         companies: all registered ones, sorted.
         unknown: companies in the stream that nobody has registered.
@@ -86,6 +87,7 @@ class Status:
     publisher: str | None
     deliverer: str | None
     hub_messages: int
+    hub_messages_of: dict[int, int]
     problems: tuple[str, ...]
     companies: tuple[CompanyStatus, ...]
     unknown: tuple[progress.Unknown, ...]
@@ -96,13 +98,13 @@ class Backlog:
     """What waits in the hub.
 
     Attributes:
-        messages: how many.
+        messages: how many, by partition.
         since: company to when its oldest waiting change was committed.
         oldest: of messages too far behind to be looked at one by one; no company's waits longer.
         problems: why partitions cannot be read.
     """
 
-    messages: int
+    messages: dict[int, int]
     since: dict[str, datetime]
     oldest: datetime | None
     problems: tuple[str, ...]
@@ -127,7 +129,8 @@ def read_status(stream: Stream) -> Status:
         held_columns=cursor.held_columns if cursor else (),
         publisher=leases.at_work(holders, "publish", feed),
         deliverer=leases.at_work(holders, "deliver", feed),
-        hub_messages=backlog.messages,
+        hub_messages=sum(backlog.messages.values()),
+        hub_messages_of=backlog.messages,
         problems=(*problems, *backlog.problems),
         companies=_companies(stream, now, backlog),
         unknown=tuple(progress.read_unknown(stream.store, feed)),
@@ -194,13 +197,14 @@ def _newest_version(stream: Stream, cursor: progress.Cursor | None) -> tuple[int
 def read_backlog(stream: Stream) -> Backlog:
     """Looks at what waits behind the checkpoints; they are saved once a second, so a moment's work may show."""
     through = progress.read_checkpoints(stream.store, stream.spec.name)
-    messages, problems = 0, []
+    messages: dict[int, int] = {}
+    problems: list[str] = []
     since: dict[str, datetime] = {}
     beyond: list[datetime] = []
     try:
         partitions = stream.hub.partitions()
     except HubError as error:
-        return Backlog(0, {}, None, (str(error),))
+        return Backlog({}, {}, None, (str(error),))
     for partition in partitions:
         after = through.get(partition, 0)
         try:
@@ -209,7 +213,7 @@ def read_backlog(stream: Stream) -> Backlog:
         except HubError as error:
             problems.append(str(error))
             continue
-        messages += max(waiting, 0)
+        messages[partition] = max(waiting, 0)
         for one in first:
             since.setdefault(one.message.company, one.message.committed_at)
         if waiting > len(first) > 0:

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from lpm_stream.cli.status import rendered
 from lpm_stream.control.parking import Parked
-from lpm_stream.status import CompanyStatus, Status
+from lpm_stream.control.registry import register
+from lpm_stream.status import CompanyStatus, Status, read_status
+from lpm_stream_tests.example import append, orders, publish
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -34,8 +36,9 @@ def company(name: str, applied_seconds_ago: float, *, quarantined: int = 0, park
     )
 
 
-def screen(companies: list[CompanyStatus]) -> list[str]:
-    now = Status("f", NOW, 1, 1, (), None, None, 0, (), tuple(companies), ())
+def screen(companies: list[CompanyStatus], waiting: dict[int, int] | None = None) -> list[str]:
+    of = waiting or {}
+    now = Status("f", NOW, 1, 1, (), None, None, sum(of.values()), of, (), tuple(companies), ())
     console = Console(width=100, height=24)
     with console.capture() as capture:
         console.print(rendered(now, 12, one_line=True))
@@ -50,6 +53,18 @@ def test_a_thousand_companies_fit_and_those_in_need_come_first():
     shown = [line.split()[0] for line in lines if " streaming" in line or " parked" in line]
     assert shown[1:] == ["PARKED", "QUARANTINE", *(f"C{number}" for number in range(10))]
     assert any("and 990 more" in line for line in lines)
+
+
+def test_the_partition_that_is_behind_is_named(stream):
+    assert "hub 7 messages waiting publisher" in " ".join(" ".join(screen([], {0: 3, 1: 4})).split())
+    shown = " ".join(" ".join(screen([], {0: 1, 1: 5_000})).split())
+    assert "hub 5,001 messages waiting (5,000 in partition 1)" in shown
+    register(stream.store, "A")
+    append(stream.table, orders(["1"], "A"))
+    publish(stream)
+    waiting = read_status(stream).hub_messages_of
+    assert waiting == {partition: int(partition == stream.hub.partition_of("A")) for partition in waiting}
+    assert len(waiting) == len(stream.hub.partitions())
 
 
 def test_watching_ends_well_with_ctrl_c(tmp_path):

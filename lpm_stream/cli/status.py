@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lpm_stream.status import CompanyStatus, Status
     from lpm_stream.stream import Stream
 
+_WORTH_SAYING = 100  # messages; fewer may be those of this moment
 _STATE_STYLES = {
     "streaming": "green",
     "idle": "dim",
@@ -126,10 +127,18 @@ def _summary(now: "Status") -> Text:
     behind = max(now.newest_version - now.published_version, 0)
     return Text(
         f"{now.at:%Y-%m-%dT%H:%M:%SZ}  published version {now.published_version} ({behind} behind)  "
-        f"hub {now.hub_messages:,} messages waiting\n"
+        f"hub {now.hub_messages:,} messages waiting{_where(now)}\n"
         f"publisher {now.publisher or 'none running'}  deliverer {now.deliverer or 'none running'}\n"
         f"{_counts(now)}"
     )
+
+
+def _where(now: "Status") -> str:
+    """Which partition has most of what waits, where that is not just what is in hand."""
+    if now.hub_messages < _WORTH_SAYING:
+        return ""
+    most = max(now.hub_messages_of, key=lambda partition: now.hub_messages_of[partition])
+    return f" ({now.hub_messages_of[most]:,} in partition {most})"
 
 
 def _counts(now: "Status") -> str:
