@@ -4,6 +4,7 @@ What is written for SQL Server is executed by PostgreSQL; see `lpm_stream_tests.
 """
 
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+import sqlglot
 
 from lpm_stream import mssql
 from lpm_stream.delivery import mssql as kind
@@ -432,3 +434,27 @@ def test_floats_that_have_no_word_are_faults_of_their_rows(database):
     with pytest.raises(RowFaultError, match="weight"):
         merge(database, rows, 1)
     merge(database, changes("delete", "1", weight=float("inf")), 1)
+
+
+def test_what_is_executed_besides_the_statements_of_the_tables(url, database, monkeypatch, snapshot):
+    """For those see `test_mssql_tables`; here is what goes around them, and makes a database.
+
+    Two of its forms are beyond the parser: TRY ... CATCH, of which what is inside is parsed there, and the options
+    of a database.
+    """
+    executed: list[str] = []
+    execute = driver.Cursor.execute
+
+    def noted(self: driver.Cursor, statement: str, values: Any = ()) -> None:
+        executed.append(statement)
+        execute(self, statement, values)
+
+    monkeypatch.setattr(driver.Cursor, "execute", noted)
+    mssql.create(url)
+    merge(database, changes("insert", "1"), 1)
+    own = re.compile(r"(MERGE INTO|UPDATE|SELECT COLUMN_NAME|SELECT generation) .*?(?= SELECT 0, |$)", re.DOTALL)
+    shown = {own.sub(r"\1 ...", one).replace(url.database or "", "DATABASE_NAME") for one in executed}
+    parsed = {one for one in shown if not one.startswith(("BEGIN TRY", "ALTER DATABASE")) and "..." not in one}
+    for one in parsed:
+        assert all(sqlglot.parse(one, dialect="tsql", error_level=sqlglot.ErrorLevel.RAISE))
+    assert sorted(shown) == snapshot
