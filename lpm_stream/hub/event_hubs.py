@@ -34,7 +34,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 4.0  # between attempts; a throttled hub ask
 _PATIENCE_SECONDS = 2.0  # how long a call waits for messages that exist: partitions are read in turn
 _ENDS_SECONDS = 1.0  # how long an answer about a partition's end holds while nothing comes
 _PREFETCH_BYTES = 128_000_000  # of all readers together
-_READERS = 4  # of a partition, at work or not: Event Hubs allows 5, and one that is closed may linger
+_READERS = 4  # of a partition, at work or not
+_MOST_READERS = 5  # with those that are closing, of a partition and consumer group; Event Hubs quotas
 _READER_SECONDS = 10.0  # how long a call waits for one that others have
 _CLOSE_SECONDS = 1.0  # a reader, which ends by itself
 _FORGET_SECONDS = 60.0  # after which a reader that nobody used is closed
@@ -57,6 +58,7 @@ class EventHubsHub:
         self._max_bytes = 0
         self._readers: defaultdict[int, list[Reader]] = defaultdict(list)
         self._lent: defaultdict[int, int] = defaultdict(int)
+        self._closing: defaultdict[int, list[Reader]] = defaultdict(list)
         self._ends: dict[int, tuple[float, Ends]] = {}
         self._given_back = threading.Condition()
         ids = self._management.partition_ids()
@@ -203,17 +205,19 @@ class EventHubsHub:
         return found
 
     def _new_reader(self, partition: int, after: int) -> Reader:
-        """A new one, once those are gone whose place it takes."""
+        """A new one, once there is room for it."""
         forgotten = time.monotonic() - _FORGET_SECONDS
         with self._given_back:
             readers = self._readers[partition]
             well = [one for one in readers if one.used_at > forgotten and one.is_well]
             keep = sorted(well, key=lambda one: one.used_at, reverse=True)[: _READERS - self._lent[partition]]
-            closed = [one for one in readers if one not in keep]
-            self._readers[partition] = keep
-        for one in closed:
+            closing = [one for one in self._closing[partition] if one.is_at_work]
+            closing += [one for one in readers if one not in keep]
+            self._readers[partition], self._closing[partition] = keep, closing
+            too_many = self._lent[partition] + len(keep) + len(closing) - _MOST_READERS
+        for one in closing:
             one.close()
-        for one in closed:
+        for one in closing[: max(too_many, 0)]:
             one.close(wait_seconds=_CLOSE_SECONDS)
         share = _PREFETCH_BYTES // (len(self._partitions) * _READERS)
         return Reader(self._access, partition, after, share)

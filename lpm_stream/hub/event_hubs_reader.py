@@ -59,6 +59,11 @@ class Reader:
         self._thread.start()
 
     @property
+    def is_at_work(self) -> bool:
+        """Whether it may still have a link."""
+        return self._thread.is_alive()
+
+    @property
     def is_well(self) -> bool:
         """Whether it has neither given up nor hangs, as the SDK does while a server does not say a word."""
         is_stuck = not self._is_full and time.monotonic() - self._progress_at > _STUCK_SECONDS

@@ -341,7 +341,7 @@ def test_nothing_but_the_audit_is_kept_of_a_company_whose_data_was_dropped(group
     entries.set_state(grouped.store, "B", "offboarding")
     append(grouped.table, orders(["3"], "B"))
     publish(grouped)
-    kept = {"incidents", "ledger_days", "ledger_totals", "raised_causes", "silences", "unknown_companies"}
+    kept = {"incidents", "ledger_days", "ledger_totals", "silences", "unknown_companies"}
     assert kept <= rows_of(grouped, "B")
     drop_data([grouped], "B")
     assert rows_of(grouped, "B") == {"audit", "companies"}
