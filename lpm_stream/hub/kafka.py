@@ -11,6 +11,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -19,6 +20,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from lpm_stream.errors import HubError, HubGapError
+from lpm_stream.hub.bounded import within
 from lpm_stream.hub.kafka_topic import Topic
 from lpm_stream.hub.message import Message, Received
 
@@ -30,6 +32,7 @@ _POLL_SECONDS = 0.25
 _MAX_BODY_BYTES = 900_000  # brokers take 1,048,588 bytes unless set otherwise, with headers and envelope
 _PREFETCH_BYTES = 128_000_000  # of all readers together
 _READERS = 4  # of a partition: the stream's own and those of companies that catch up
+_CLOSE_SECONDS = 5.0
 _FORGET_SECONDS = 60.0
 _HEADER = "lpm_stream"
 # What the client gets over by itself.
@@ -69,7 +72,7 @@ class KafkaHub:
         try:
             self._partitions = self._found_partitions() or self._created(partitions)
         except HubError:
-            self._asker.close()
+            _close(self._asker)
             raise
 
     def partitions(self) -> Sequence[int]:
@@ -150,7 +153,7 @@ class KafkaHub:
                 for reader in readers:
                     reader.close()
             self._readers.clear()
-        self._asker.close()
+        _close(self._asker)
         self._producer = None
 
     @property
@@ -309,7 +312,7 @@ class _Reader:
 
     def close(self) -> None:
         """Closes the connection."""
-        self._consumer.close()
+        _close(self._consumer)
 
     def _fetched(self, max_messages: int, wait_seconds: float) -> list[Record]:
         """What has arrived; waits for the first record only."""
@@ -388,3 +391,9 @@ def _message(partition: int, record: Record) -> Received | HubGapError:
 def _reason(error: BaseException) -> str:
     cause = error.args[0] if error.args else error
     return cause.str() if isinstance(cause, KafkaError) else str(cause)
+
+
+def _close(consumer: Consumer) -> None:
+    """Closes a consumer; one that does not come back, as they do now and then, is left alone."""
+    with suppress(TimeoutError):
+        within(_CLOSE_SECONDS, consumer.close)

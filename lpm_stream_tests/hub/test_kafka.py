@@ -6,9 +6,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -195,3 +197,12 @@ def test_the_kafka_endpoint_of_event_hubs_needs_the_connection_string_only(monke
     assert found.settings()["sasl.username"] == "$ConnectionString"
     assert found.settings()["sasl.password"].endswith("SharedAccessKey=x")
     assert "SharedAccessKey" not in repr(found)
+
+
+def test_a_consumer_that_does_not_close_keeps_nobody_waiting(monkeypatch):
+    monkeypatch.setattr(kafka, "_CLOSE_SECONDS", 0.1)
+    never = threading.Event()
+    consumer = SimpleNamespace(close=never.wait)
+    kafka._close(cast("Consumer", consumer))
+    assert not never.is_set()
+    never.set()
