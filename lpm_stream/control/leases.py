@@ -127,6 +127,30 @@ def kept(store: ControlStore, lease: Lease) -> Iterator[None]:
         keeper.join()
 
 
+@contextmanager
+def alone(store: ControlStore, name: str, holder: str, doing: str) -> Iterator[Lease]:
+    """Keeps a lease from beginning to end of some work.
+
+    Args:
+        store: the control store.
+        name: what the lease is for.
+        holder: who asks, as `worker_name` names it.
+        doing: what whoever has it does, for people: `company 'A' is being loaded`.
+
+    Raises:
+        LpmStreamError: if another holder that may be alive has it.
+    """
+    lease = acquire(store, name, holder)
+    if lease is None:
+        other = holders(store).get(name, "another worker")
+        raise LpmStreamError(f"{doing} by {other} already; wait for that to end")
+    try:
+        with kept(store, lease):
+            yield lease
+    finally:
+        release(store, lease)
+
+
 def release(store: ControlStore, lease: Lease) -> None:
     """Gives the lease back, if it is still held."""
     mine = (leases.c.name == lease.name) & (leases.c.fence == lease.fence)

@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -348,15 +348,7 @@ class _Backfill:
         self._revision = revision
 
 
-@contextmanager
-def _lease(stream: Stream, company: str) -> Iterator[leases.Lease]:
+def _lease(stream: Stream, company: str) -> AbstractContextManager[leases.Lease]:
     name = leases.lease_name("backfill", stream.spec.name, company)
-    lease = leases.acquire(stream.store, name, leases.worker_name(f"backfill-{uuid.uuid4().hex[:8]}"))
-    if lease is None:
-        holder = leases.holders(stream.store).get(name, "another worker")
-        raise LpmStreamError(f"company {company!r} is being loaded by {holder} already; wait for that to end")
-    try:
-        with leases.kept(stream.store, lease):
-            yield lease
-    finally:
-        leases.release(stream.store, lease)
+    worker = leases.worker_name(f"backfill-{uuid.uuid4().hex[:8]}")
+    return leases.alone(stream.store, name, worker, f"company {company!r} is being loaded")
