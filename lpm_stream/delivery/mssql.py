@@ -54,13 +54,11 @@ class MssqlDatabase:
         self._tables = MssqlTables(spec, company)
         self._company = company
         self._misfit: str | None = None
-        self._lacking_indexes: list[str] = []
         self._bulk = BulkCopy(url, self._place) if mssql.has_bulk_copy(url) else None
         with _faults(self._place):
             self._connection = _connect(url)
         try:
-            self._prepare()
-            make_indexes(self._tables, self._lacking_indexes, self.transaction)
+            make_indexes(self._tables, self._prepare(), self.transaction)
         except BaseException:
             self._connection.close()
             raise
@@ -99,8 +97,12 @@ class MssqlDatabase:
             finally:
                 transaction.clean_up()
 
-    def _prepare(self) -> None:
-        """Makes the tables in a new database; refuses one that is another company's or has lost its table."""
+    def _prepare(self) -> list[str]:
+        """Makes the tables in a new database; refuses one that is another company's or has lost its table.
+
+        Returns:
+            The indexes that the table lacks.
+        """
         tables = self._tables
         with self._begun() as transaction:
             if transaction.query(tables.begin_preparing)[0][0] < 0:
@@ -122,11 +124,10 @@ class MssqlDatabase:
             fit_to_entitlements(self._spec, tables, transaction, self._generation)
             if lost:
                 self._misfit = lost_table(self._spec, self._place)
-                return
+                return []
             problems = fit_to_contract(self._spec, tables, transaction)
             self._misfit = misfit(self._spec, self._place, problems)
-            if not problems:
-                self._lacking_indexes = lacking_indexes(tables, transaction)
+            return [] if problems else lacking_indexes(tables, transaction)
 
 
 class MssqlTransaction:

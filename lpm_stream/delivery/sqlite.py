@@ -46,13 +46,11 @@ class SqliteDatabase:
         self._path = path
         self._tables = SqliteTables(spec, company)
         self._misfit: str | None = None
-        self._lacking_indexes: list[str] = []
         with _faults(path):
             self._connection = _connect(path)
             self._file = _file(path)
         try:
-            self._prepare()
-            make_indexes(self._tables, self._lacking_indexes, self.transaction)
+            make_indexes(self._tables, self._prepare(), self.transaction)
         except BaseException:
             self._connection.close()
             raise
@@ -109,8 +107,12 @@ class SqliteDatabase:
             f"({why}): do the same again; whoever opens it next tries it, too"
         )
 
-    def _prepare(self) -> None:
-        """Makes the tables in a new database; refuses one that is another company's or has lost its table."""
+    def _prepare(self) -> list[str]:
+        """Makes the tables in a new database; refuses one that is another company's or has lost its table.
+
+        Returns:
+            The indexes that the table lacks.
+        """
         with self.transaction() as transaction:
             tables = transaction.query("SELECT name FROM sqlite_schema WHERE type = 'table'")
             names = {name for (name,) in tables}
@@ -129,10 +131,9 @@ class SqliteDatabase:
             transaction.fit_to_entitlements()
             if known and self._spec.name not in names:
                 self._misfit = lost_table(self._spec, self._path)
-                return
+                return []
             self._misfit = transaction.fit_to_contract()
-            if not self._misfit:
-                self._lacking_indexes = lacking_indexes(self._tables, transaction)
+            return [] if self._misfit else lacking_indexes(self._tables, transaction)
 
 
 class SqliteTransaction:
