@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -22,9 +22,9 @@ from lpm_stream.delivery.apply import WaitsError, refusal
 from lpm_stream.delivery.bisect import refused_rows
 from lpm_stream.delivery.database import CompanyDatabase, Transaction
 from lpm_stream.delivery.entitled import EntitlementsChangedError
+from lpm_stream.delivery.hold import hold, loading, require_held
 from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import (
-    LeaseLostError,
     LpmStreamError,
     NoDatabaseError,
     QuarantineFullError,
@@ -83,7 +83,7 @@ def backfill(
         LpmStreamError: if the company is not registered or is being loaded already, or its rows cannot be read or
             written; if it is removed, or its database or entitlement changes, meanwhile. The stream is released.
     """
-    with _lease(stream, company) as lease:
+    with loading(stream, company) as lease:
         revision = registry.revision(stream.store)  # first: a change after it is noticed
         served = stream.served(company)
         work = _Backfill(stream, served, revision, lease, stream.open_database(served), go_on, tell)
@@ -119,7 +119,7 @@ class _Backfill:
         self._found_wrong: set[str] = set()
 
     def run(self, rebuild: bool) -> Backfilled:
-        before = self._hold()
+        before = hold(self._database, self._lease)
         state = None
         try:
             cursor = progress.read_cursor(self._stream.store, self._stream.spec.name)
@@ -146,13 +146,6 @@ class _Backfill:
     def close(self) -> None:
         """Closes the database."""
         self._database.close()
-
-    def _hold(self) -> Watermark:
-        with self._database.transaction() as transaction:
-            mark = transaction.watermark()
-            transaction.store(replace(mark, hold=self._lease.fence))
-            transaction.drop_replacement()
-        return replace(mark, hold=0)  # also of one that a dead backfill has left
 
     def _release(self) -> None:
         with self._database.transaction() as transaction:
@@ -328,11 +321,7 @@ class _Backfill:
         """A transaction that ends in an error if the stream was released, or the company changed, meanwhile."""
         with self._database.transaction() as transaction:
             self._require_unchanged()
-            if transaction.watermark().hold != self._lease.fence:
-                raise LeaseLostError(
-                    f"the backfill of company {self._company!r} took too long between two batches, and the stream "
-                    f"went on; run it again"
-                )
+            require_held(transaction, self._lease, f"the backfill of company {self._company!r}")
             yield transaction
 
     def _require_unchanged(self) -> None:
@@ -346,9 +335,3 @@ class _Backfill:
                 f"company {self._company!r} got another database or other columns meanwhile; load it again"
             )
         self._revision = revision
-
-
-def _lease(stream: Stream, company: str) -> AbstractContextManager[leases.Lease]:
-    name = leases.lease_name("backfill", stream.spec.name, company)
-    worker = leases.worker_name(f"backfill-{uuid.uuid4().hex[:8]}")
-    return leases.alone(stream.store, name, worker, f"company {company!r} is being loaded")

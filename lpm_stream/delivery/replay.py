@@ -13,12 +13,14 @@ from decimal import Decimal
 
 import polars as pl
 
-from lpm_stream.control import audit, leases, quarantine
+from lpm_stream.control import audit, quarantine
+from lpm_stream.control.leases import Lease
 from lpm_stream.control.quarantine import Entry
 from lpm_stream.control.registry import Served
-from lpm_stream.delivery.apply import HeldError
 from lpm_stream.delivery.bisect import refused_rows
 from lpm_stream.delivery.database import CompanyDatabase, Transaction
+from lpm_stream.delivery.hold import held, loading, require_held
+from lpm_stream.delivery.watermark import Watermark
 from lpm_stream.errors import LpmStreamError, RowFaultError
 from lpm_stream.feed.contract import REASON, check
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION, DELETE, contract_schema
@@ -27,7 +29,6 @@ from lpm_stream.source.snapshot import Snapshot
 from lpm_stream.stream import Stream
 
 _BATCH_ROWS = 20_000
-_TRIES = 5  # at a version of the table that the stream has not overtaken
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def replay(stream: Stream, company: str, ids: Sequence[str] | None = None) -> Re
     keyed = [key for key in keys.values() if key is not None]
     if not keyed:
         return Replayed(company, 0, 0, len(chosen))
-    served = stream.served(company)
-    with closing(stream.open_database(served)) as database:
-        now = _replay(stream, served, database, _frame(stream.spec, keyed))
+    with loading(stream, company) as lease:
+        served = stream.served(company)
+        with closing(stream.open_database(served)) as database, held(database, lease) as mark:
+            now = _replay(stream, served, _Place(database, lease, mark), _frame(stream.spec, keyed))
     return _settle(stream, company, chosen, keys, now)
 
 
@@ -79,27 +81,30 @@ class _Now:
     refused: dict[tuple[object, ...], str]
 
 
-def _replay(stream: Stream, served: Served, database: CompanyDatabase, keys: pl.DataFrame) -> _Now:
+@dataclass(frozen=True)
+class _Place:
+    """A company's database whose stream is held: under which lease, and at what."""
+
+    database: CompanyDatabase
+    lease: Lease
+    mark: Watermark
+
+
+def _replay(stream: Stream, served: Served, place: _Place, keys: pl.DataFrame) -> _Now:
     company = served.company
-    delivered = -1
-    for _ in range(_TRIES):
-        snapshot = Snapshot(stream.spec, stream.table)
-        if snapshot.version < delivered:
-            raise LpmStreamError(
-                f"table {stream.table} is at version {snapshot.version}, but company {company!r} has version "
-                f"{delivered}: the table was set back; begin the feed anew with lpm-stream resync, or where that "
-                f"was done, load the company with lpm-stream backfill"
-            )
-        batches = snapshot.rows(company, _BATCH_ROWS)
-        held = [rows for batch in batches if (rows := _among(batch, keys)).height]
-        found = pl.concat(held) if held else pl.DataFrame(schema=snapshot.fit.schema)
-        gone = keys.join(found.select(keys.columns).cast(keys.schema), on=keys.columns, how="anti")
-        deletes = gone.with_columns(pl.lit(company).alias(stream.spec.company_column))
-        now = _write(stream, served, database, snapshot, found, deletes)
-        if isinstance(now, _Now):
-            return now
-        delivered = now
-    raise LpmStreamError(f"the stream overtook the replay of company {company!r} {_TRIES} times; run it again")
+    snapshot = Snapshot(stream.spec, stream.table)
+    if snapshot.version < place.mark.version:
+        raise LpmStreamError(
+            f"table {stream.table} is at version {snapshot.version}, but company {company!r} has version "
+            f"{place.mark.version}: the table was set back; begin the feed anew with lpm-stream resync, or where "
+            f"that was done, load the company with lpm-stream backfill"
+        )
+    batches = snapshot.rows(company, _BATCH_ROWS)
+    held = [rows for batch in batches if (rows := _among(batch, keys)).height]
+    found = pl.concat(held) if held else pl.DataFrame(schema=snapshot.fit.schema)
+    gone = keys.join(found.select(keys.columns).cast(keys.schema), on=keys.columns, how="anti")
+    deletes = gone.with_columns(pl.lit(company).alias(stream.spec.company_column))
+    return _write(stream.spec, served, place, snapshot, found, deletes)
 
 
 def _among(rows: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
@@ -108,19 +113,14 @@ def _among(rows: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
 
 
 def _write(  # noqa: PLR0917 - what one transaction needs
-    stream: Stream,
+    spec: FeedSpec,
     served: Served,
-    database: CompanyDatabase,
+    place: _Place,
     snapshot: Snapshot,
     found: pl.DataFrame,
     deletes: pl.DataFrame,
-) -> _Now | int:
-    """Writes rows of the pinned version, and removes those it does not have.
-
-    Returns:
-        What has become of them; or, if the stream is past that version, the one that it is at.
-    """
-    spec = stream.spec
+) -> _Now:
+    """Writes rows of the pinned version, removes those it does not have, and says what has become of them."""
     contract = served.entitlement.contract(spec)
     checked = check(contract, snapshot.fit, found.with_columns(pl.lit("insert").alias(CHANGE_TYPE)))
     refused = dict(zip(_keys(spec, checked.bad), checked.bad[REASON], strict=True))
@@ -131,16 +131,11 @@ def _write(  # noqa: PLR0917 - what one transaction needs
     rows = rows.with_columns(pl.lit(snapshot.version, pl.Int64).alias(COMMIT_VERSION))
     while True:
         try:
-            with database.transaction() as transaction:
-                mark = transaction.watermark()
-                name = leases.lease_name("backfill", spec.name, served.company)
-                if mark.hold and leases.is_held(stream.store, name, mark.hold):
-                    raise HeldError(mark.hold)
-                if mark.version > snapshot.version:
-                    return mark.version
+            with place.database.transaction() as transaction:
+                require_held(transaction, place.lease, f"the replay of company {served.company!r}")
                 _merge(transaction, rows)
         except RowFaultError as fault:
-            faulty = refused_rows(database, rows, _merge, fault)
+            faulty = refused_rows(place.database, rows, _merge, fault)
             for row, reason in faulty:
                 refused[_keys(spec, row)[0]] = reason
             rows = rows.join(pl.concat([row for row, _ in faulty]), on=list(spec.primary_key), how="anti")

@@ -17,6 +17,7 @@ from lpm_stream.control import parking, quarantine
 from lpm_stream.control.registry import database_urls
 from lpm_stream.delivery import loss
 from lpm_stream.delivery.backfill import backfill
+from lpm_stream.delivery.hold import loading
 from lpm_stream.delivery.replay import Replayed, replay
 from lpm_stream.errors import LpmStreamError
 from lpm_stream.feed.spec import FeedSpec
@@ -221,7 +222,7 @@ def test_a_hold_that_a_dead_backfill_has_left_does_not_keep_it_waiting(stream):
     assert replay(stream, "A") == Replayed("A", 1, 0, 0)
 
 
-def test_a_table_that_was_set_back_is_told_from_a_stream_that_is_quicker(stream, tmp_path):
+def test_a_table_that_was_set_back_is_told(stream, tmp_path):
     commit(stream, "1", note=LONG)
     shutil.copytree(stream.table, tmp_path / "copy")
     commit(stream, "2")
@@ -234,17 +235,25 @@ def test_a_table_that_was_set_back_is_told_from_a_stream_that_is_quicker(stream,
     assert len(held(stream)) == 1
 
 
-def test_a_stream_that_is_quicker_is_caught_up_with(stream, monkeypatch):
+def test_the_stream_waits_for_it_and_goes_on_behind_it(stream, monkeypatch):
     commit(stream, "1", note=LONG)
     update(stream, "1", note="'short'")
-    deliver(stream)
-    more = iter("23")
-    original = Snapshot.rows
+    rows = Snapshot.rows
 
-    def overtaken(self: Snapshot, company: str, batch_rows: int) -> Iterator[pl.DataFrame]:
-        if (key := next(more, None)) is not None:
-            commit(stream, key)
-        return original(self, company, batch_rows)
+    def meanwhile(self: Snapshot, company: str, batch_rows: int) -> Iterator[pl.DataFrame]:
+        commit(stream, "2")
+        assert parking.read_parked(stream.store, SPEC.name)["A"].kind == "held"
+        return rows(self, company, batch_rows)
 
-    monkeypatch.setattr(Snapshot, "rows", overtaken)
+    monkeypatch.setattr(Snapshot, "rows", meanwhile)
     assert replay(stream, "A") == Replayed("A", 1, 0, 0)
+    try_again_now(stream)
+    assert parking.read_parked(stream.store, SPEC.name) == {}
+    assert_delivered(stream, ["A"])
+
+
+def test_it_waits_for_a_backfill_to_end(stream):
+    commit(stream, "1", note=LONG)
+    with loading(stream, "A"), pytest.raises(LpmStreamError, match="is being loaded by"):
+        replay(stream, "A")
+    assert len(held(stream)) == 1
