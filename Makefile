@@ -28,10 +28,10 @@ demo: install ## Run the main job on this machine, live, with simulated traffic
 	$(BIN)/lpm-stream demo
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-all: install $(KAFKA)/.fetched ## Run all tests, also those that need Java, Maven and Chromium
-	LPM_TEST_ALL=1 LPM_TEST_KAFKA=$(KAFKA) $(BIN)/python -m pytest -n auto
+	LPM_TEST_ALL=1 LPM_TEST_KAFKA=$(KAFKA) $(BIN)/python -m pytest -n auto --dist worksteal
 
 $(KAFKA)/.fetched: lpm_stream_tests/kafka/pom.xml
 	mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(KAFKA)

@@ -24,6 +24,11 @@ hypothesis_settings.register_profile("lpm_stream", deadline=None, print_blob=Tru
 hypothesis_settings.load_profile("lpm_stream")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Most tests wait for processes, disks and clocks: a few at once even where there are only two cores."""
+    return max(4, os.cpu_count() or 1)
+
+
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings with everything below a temporary directory."""
