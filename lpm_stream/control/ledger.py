@@ -30,7 +30,7 @@ def record(connection: sa.Connection, feed: str, received: Mapping[tuple[str, da
         return
     _add_to_totals(connection, feed, received)
     keys = [{"feed": feed, "company": company, "minute": minute} for company, minute in received]
-    query = among(sa.select(ledger.c.company, ledger.c.minute, ledger.c.latency), keys)
+    query = sa.select(ledger.c.company, ledger.c.minute, ledger.c.latency).where(among(ledger, keys))
     for company, minute, latency in connection.execute(query):
         if (company, minute) in received:
             received[company, minute].merge(Latencies.from_json(latency))
@@ -45,8 +45,8 @@ def _add_to_totals(
     for (company, _), latencies in received.items():
         changes[company] += latencies.changes
     keys = [{"feed": feed, "company": company} for company in changes]
-    known = among(sa.select(ledger_totals.c.company, ledger_totals.c.changes), keys)
-    for company, so_far in connection.execute(known):
+    query = sa.select(ledger_totals.c.company, ledger_totals.c.changes).where(among(ledger_totals, keys))
+    for company, so_far in connection.execute(query):
         changes[company] += so_far
     upsert_all(connection, ledger_totals, keys, [{"changes": one} for one in changes.values()])
 

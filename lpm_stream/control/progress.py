@@ -128,10 +128,12 @@ def read_checkpoints(store: ControlStore, feed: str) -> dict[int, int]:
         return {row.partition: row.sequence_number for row in rows}
 
 
-def write_checkpoint(connection: sa.Connection, feed: str, partition: int, sequence_number: int) -> None:
-    """Stores one partition's checkpoint."""
-    values = {"sequence_number": sequence_number, "updated_at": datetime.now(UTC)}
-    upsert(connection, checkpoints, {"feed": feed, "partition": partition}, values)
+def write_checkpoints(connection: sa.Connection, feed: str, through: Mapping[int, int]) -> None:
+    """Stores partitions' checkpoints."""
+    keys = [{"feed": feed, "partition": partition} for partition in through]
+    now = datetime.now(UTC)
+    values = [{"sequence_number": number, "updated_at": now} for number in through.values()]
+    upsert_all(connection, checkpoints, keys, values)
 
 
 def read_deliveries(store: ControlStore, feed: str) -> dict[str, Delivered]:

@@ -85,7 +85,8 @@ def upsert_all(
     if not keys:
         return
     names = list(keys[0])
-    known = {tuple(row) for row in connection.execute(among(sa.select(*(table.c[name] for name in names)), keys))}
+    query = sa.select(*(table.c[name] for name in names)).where(among(table, keys))
+    known = {tuple(row) for row in connection.execute(query)}
     old, new = [], []
     for key, row in zip(keys, values, strict=True):
         if tuple(key.values()) in known:
@@ -99,13 +100,12 @@ def upsert_all(
         connection.execute(table.insert(), new)
 
 
-def among(query: sa.Select[Any], keys: Sequence[Mapping[str, Any]]) -> sa.Select[Any]:
-    """Restricts a query to rows whose columns take, each on its own, values that occur in `keys`.
+def among(table: sa.Table, keys: Sequence[Mapping[str, Any]]) -> sa.ColumnElement[bool]:
+    """What is true of rows whose columns take, each on its own, values that occur in `keys`.
 
     That may be more rows than have these keys, but every database can do it, and with an index.
     """
-    columns = {column.name: column for column in query.get_final_froms()[0].columns}
-    return query.where(*(columns[name].in_({key[name] for key in keys}) for name in keys[0]))
+    return sa.and_(*(table.c[name].in_({key[name] for key in keys}) for name in keys[0]))
 
 
 def _engine(url: str) -> sa.Engine:

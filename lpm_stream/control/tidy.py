@@ -58,9 +58,8 @@ def _move(connection: sa.Connection, feed: str, begin: datetime, end: datetime) 
     if not added:
         return 0
     keys = [{"feed": feed, "company": company, "day": day} for company in added]
-    for company, latency in connection.execute(
-        among(sa.select(ledger_days.c.company, ledger_days.c.latency), keys)
-    ):
+    query = sa.select(ledger_days.c.company, ledger_days.c.latency).where(among(ledger_days, keys))
+    for company, latency in connection.execute(query):
         added[company].merge(Latencies.from_json(latency))
     values = [{"changes": one.changes, "latency": one.to_json()} for one in added.values()]
     upsert_all(connection, ledger_days, keys, values)

@@ -503,9 +503,8 @@ class _Drain:
             self._to_be_split = shares.keep(connection, self._share)
             self._try_when_asked(connection)
             self._unsaved.save(connection, feed)
-            for partition, sequence_number in reached.items():
-                if self._saved.get(partition) != sequence_number:
-                    progress.write_checkpoint(connection, feed, partition, sequence_number)
+            news = {one: number for one, number in reached.items() if self._saved.get(one) != number}
+            progress.write_checkpoints(connection, feed, news)
         if self._ahead:
             log.warning(
                 "the databases of %d companies, such as %r, had more than the control store knew: a deliverer was "

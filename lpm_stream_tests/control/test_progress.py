@@ -20,10 +20,9 @@ def test_the_cursor_is_what_was_written_last(store):
 
 def test_each_partition_and_feed_has_its_checkpoint(store):
     with store.write() as connection:
-        progress.write_checkpoint(connection, "f", 0, 1)
-        progress.write_checkpoint(connection, "f", 3, 2**53)
-        progress.write_checkpoint(connection, "other", 0, 7)
-        progress.write_checkpoint(connection, "f", 0, 2)
+        progress.write_checkpoints(connection, "f", {0: 1, 3: 2**53})
+        progress.write_checkpoints(connection, "other", {0: 7})
+        progress.write_checkpoints(connection, "f", {0: 2})
     assert progress.read_checkpoints(store, "f") == {0: 2, 3: 2**53}
 
 

@@ -645,7 +645,7 @@ def test_a_defect_met_with_one_company_delays_that_company_alone(stream, monkeyp
 def test_a_control_store_that_fails_loses_nothing(stream, monkeypatch):
     commit(stream, A="1")
     with monkeypatch.context() as patch:
-        patch.setattr(progress, "write_checkpoint", _fail)
+        patch.setattr(progress, "write_checkpoints", _fail)
         with pytest.raises(LpmStreamError, match="no space"):
             deliver(stream)
     assert undelivered(stream) == 1

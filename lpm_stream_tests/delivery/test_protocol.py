@@ -374,8 +374,8 @@ class Protocol(RuleBasedStateMachine):
         """As an older copy of the control store would, or one that is new."""
         checkpoints = progress.read_checkpoints(self.stream.store, SPEC.name)
         with self.stream.store.write() as connection:
-            for partition, sequence_number in checkpoints.items():
-                progress.write_checkpoint(connection, SPEC.name, partition, int(sequence_number * share))
+            back = {partition: int(number * share) for partition, number in checkpoints.items()}
+            progress.write_checkpoints(connection, SPEC.name, back)
             if share == 0:
                 connection.execute(tables.deliveries.delete())
 

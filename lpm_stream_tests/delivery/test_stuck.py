@@ -100,8 +100,8 @@ def test_the_first_message_of_a_parked_company_that_comes_during_a_try_is_kept_i
     publish(stream)
     begin_anew(stream)  # so that it is not known where the company's messages are
     with stream.store.write() as connection:
-        for partition in stream.hub.partitions():
-            progress.write_checkpoint(connection, SPEC.name, partition, stream.hub.end(partition))
+        ends = {partition: stream.hub.end(partition) for partition in stream.hub.partitions()}
+        progress.write_checkpoints(connection, SPEC.name, ends)
     with delivering(stream):
         assert begun.wait(20)
         backfill(stream, "A", rebuild=False, go_on=lambda: True, tell=lambda *_: None)
