@@ -149,6 +149,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
         company: one for company, one in backfills.read(stream.store, feed).items() if one.finished_at is None
     }
     holders = leases.holders(stream.store)
+    loaders = {name for name, holder in holders.items() if holder.startswith("backfill")}  # and not a replay
     paused = registry.paused(stream.store)
     statuses = []
     for company in registry.registered(stream.store, stream.spec.name):
@@ -170,7 +171,7 @@ def _companies(stream: Stream, now: datetime, backlog: Backlog) -> tuple[Company
                 quarantined=quarantined.get(company, 0),
                 parked=parked.get(company),
                 lacks_before=incomplete.get(company),
-                backfill=loading.get(company) if leases.lease_name("backfill", feed, company) in holders else None,
+                backfill=loading.get(company) if leases.lease_name("backfill", feed, company) in loaders else None,
                 applied_at=newest.applied_at if newest else None,
             )
         )

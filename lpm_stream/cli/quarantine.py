@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, write_json
+from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, stop_on_signals, write_json
 from lpm_stream.errors import LpmStreamError
 
 if TYPE_CHECKING:
@@ -86,17 +86,21 @@ def replay(
     json_file: Json = None,
 ) -> None:
     """Deliver what the table holds of these rows now; a row corrected, moved or deleted since stays so."""
-    from lpm_stream.delivery.replay import replay as run
+    from lpm_stream.delivery.replay import replay_all
 
+    stop = stop_on_signals()
+    out = err if str(json_file) == "-" else console
     with opened(home, feed, create=False) as stream:
         chosen = _chosen(stream, ids, company, everything=everything)
-        companies = sorted({entry.row.company for entry in chosen if entry.row.company})
-        done = [run(stream, one, [entry.id for entry in chosen if entry.row.company == one]) for one in companies]
+        done = replay_all(stream, chosen, go_on=lambda: not stop.is_set())
     if json_file:
         write_json(json_file, done)
     nobodys = sum(not entry.row.company for entry in chosen)
     for one in done:
-        console.print(
+        if one.problem:
+            err.print(Text(f"company {one.company!r}: {one.problem}", style="red"), soft_wrap=True)
+            continue
+        out.print(
             Text(
                 f"company {one.company!r}: {one.applied:,} delivered, {one.superseded:,} superseded, "
                 f"{one.refused:,} still refused"
@@ -104,7 +108,7 @@ def replay(
         )
     if nobodys:
         err.print(f"{nobodys:,} rows name no company: once the table is corrected, discard them", highlight=False)
-    if nobodys or any(one.refused for one in done):
+    if nobodys or stop.is_set() or any(one.refused or one.problem for one in done):
         raise typer.Exit(1)
 
 

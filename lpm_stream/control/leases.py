@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Role = Literal["publish", "deliver", "backfill", "onboard"]
 
 TTL = timedelta(seconds=10)
 _SHORTEST_PAUSE = 0.5  # seconds
+_LOOK_SECONDS = 0.2  # between looks whether another has ended
 _SKEW = timedelta(minutes=1)  # between the clocks of hosts; a lease that lasts longer is of a clock set back since
 
 
@@ -128,7 +130,7 @@ def kept(store: ControlStore, lease: Lease) -> Iterator[None]:
 
 
 @contextmanager
-def alone(store: ControlStore, name: str, holder: str, doing: str) -> Iterator[Lease]:
+def alone(store: ControlStore, name: str, holder: str, doing: str, patience: float = 0.0) -> Iterator[Lease]:
     """Keeps a lease from beginning to end of some work.
 
     Args:
@@ -136,11 +138,14 @@ def alone(store: ControlStore, name: str, holder: str, doing: str) -> Iterator[L
         name: what the lease is for.
         holder: who asks, as `worker_name` names it.
         doing: what whoever has it does, for people: `company 'A' is being loaded`.
+        patience: how many seconds to wait for another to end.
 
     Raises:
-        LpmStreamError: if another holder that may be alive has it.
+        LpmStreamError: if another holder that may be alive has it then.
     """
-    lease = acquire(store, name, holder)
+    deadline = time.monotonic() + patience
+    while (lease := acquire(store, name, holder)) is None and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
     if lease is None:
         other = holders(store).get(name, "another worker")
         raise LpmStreamError(f"{doing} by {other} already; wait for that to end")

@@ -203,9 +203,12 @@ def discard(store: ControlStore, feed: str, chosen: Sequence[Entry]) -> int:
     return len(there)
 
 
-def set_reason(connection: sa.Connection, row_id: str, reason: str) -> None:
-    """Stores why a row is refused now."""
-    connection.execute(quarantine.update().where(quarantine.c.id == row_id).values(reason=reason[:2000]))
+def set_reasons(connection: sa.Connection, reasons: Mapping[str, str]) -> None:
+    """Stores why rows, given by their ids, are refused now."""
+    if reasons:
+        row = quarantine.c.id == sa.bindparam("row_id")
+        values = [{"row_id": row_id, "reason": reason[:2000]} for row_id, reason in reasons.items()]
+        connection.execute(quarantine.update().where(row), values)
 
 
 def remove_through(

@@ -44,10 +44,10 @@ class WaitsError(TargetFaultError):
 
 
 class HeldError(WaitsError):
-    """The stream waits for a backfill of this company.
+    """The stream waits for a backfill, or a replay, of this company.
 
     Attributes:
-        hold: the backfill's fence.
+        hold: its fence.
     """
 
     def __init__(self, hold: int) -> None:

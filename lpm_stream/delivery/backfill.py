@@ -8,29 +8,22 @@ backfill leaves a table that the stream brings to V by itself: its rows carry V,
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import polars as pl
 import sqlalchemy as sa
 
-from lpm_stream.control import audit, backfills, leases, parking, progress, quarantine, registry
+from lpm_stream.control import audit, backfills, leases, parking, progress, quarantine
 from lpm_stream.control.backfills import Backfill
-from lpm_stream.delivery.apply import WaitsError, refusal
+from lpm_stream.delivery.apply import refusal
 from lpm_stream.delivery.bisect import refused_rows
-from lpm_stream.delivery.database import CompanyDatabase, Transaction
-from lpm_stream.delivery.entitled import EntitlementsChangedError
-from lpm_stream.delivery.hold import hold, loading, require_held
+from lpm_stream.delivery.database import Transaction
+from lpm_stream.delivery.hold import Loading, loading
 from lpm_stream.delivery.watermark import Watermark
-from lpm_stream.errors import (
-    LpmStreamError,
-    NoDatabaseError,
-    QuarantineFullError,
-    RowFaultError,
-    TargetFaultError,
-)
+from lpm_stream.errors import LeaseLostError, LpmStreamError, RowFaultError
 from lpm_stream.feed.contract import check
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION
 from lpm_stream.publish.version import broken
@@ -39,8 +32,6 @@ from lpm_stream.stream import Stream
 
 log = logging.getLogger(__name__)
 
-_LASTING = (EntitlementsChangedError, WaitsError, QuarantineFullError, NoDatabaseError)  # no faults that pass
-_PAUSES = (0.5, 2.0, 5.0)  # seconds, between attempts at a batch
 _BATCH_ROWS = 20_000  # a transaction: enough to be quick, little enough to renew the lease in time
 _RENEW_SECONDS = 1.0
 _INSERT = "insert"
@@ -83,77 +74,50 @@ def backfill(
         LpmStreamError: if the company is not registered or is being loaded already, or its rows cannot be read or
             written; if it is removed, or its database or entitlement changes, meanwhile. The stream is released.
     """
-    with loading(stream, company) as lease:
-        revision = registry.revision(stream.store)  # first: a change after it is noticed
-        served = stream.served(company)
-        work = _Backfill(stream, served, revision, lease, stream.open_database(served), go_on, tell)
-        with closing(work):
-            return work.run(rebuild)
+    with loading(stream, company, "backfill") as begun:
+        return _Backfill(stream, begun, go_on, tell).run(rebuild)
 
 
 class _Backfill:
     """One backfill under its lease."""
 
-    def __init__(  # noqa: PLR0917 - what the functions below share
-        self,
-        stream: Stream,
-        served: registry.Served,
-        revision: registry.Revision,
-        lease: leases.Lease,
-        database: CompanyDatabase,
-        go_on: Callable[[], bool],
-        tell: Progress,
-    ) -> None:
+    def __init__(self, stream: Stream, begun: Loading, go_on: Callable[[], bool], tell: Progress) -> None:
         self._stream = stream
-        self._company = served.company
-        self._contract = served.entitlement.contract(stream.spec)
-        self._served = served
-        self._revision = revision
-        self._lease = lease
-        self._database = database
+        self._loading = begun
+        self._company = begun.served.company
+        self._contract = begun.served.entitlement.contract(stream.spec)
         self._go_on = go_on
         self._tell = tell
+        self._state: Backfill | None = None
         self._renewed = 0.0
         self._rebuild = False
         self._refused = 0
         self._found_wrong: set[str] = set()
 
     def run(self, rebuild: bool) -> Backfilled:
-        before = hold(self._database, self._lease)
-        state = None
         try:
-            cursor = progress.read_cursor(self._stream.store, self._stream.spec.name)
-            epoch = cursor.epoch if cursor else 0
-            end = self._end()  # before the version is pinned: what lies up to there is of versions up to it
-            snapshot = Snapshot(self._stream.spec, self._stream.table)
-            self._rebuild = rebuild or before.epoch != epoch
-            self._require_not_behind(before, snapshot.version)
-            state = self._begin(snapshot)
-            written = self._load(snapshot, state)
-            number = before.sequence_number if end is None else end
-            mark = replace(before, epoch=epoch, version=snapshot.version, sequence_number=number, pending={})
-            self._finish(mark)
-            self._note_loaded(mark)
-            self._end_state(replace(state, rows=state.total_rows), "loaded", snapshot.version)
+            with self._loading.held() as before:
+                return self._run(before, rebuild)
         except BaseException as error:
-            with suppress(LpmStreamError):  # then the deliverer releases it once the lease has run out
-                self._release()
-            if state is not None:
-                self._end_state(state, str(error) or type(error).__name__, None)
+            if self._state is not None:
+                self._end_state(self._state, str(error) or type(error).__name__, None)
             raise
+
+    def _run(self, before: Watermark, rebuild: bool) -> Backfilled:
+        cursor = progress.read_cursor(self._stream.store, self._stream.spec.name)
+        epoch = cursor.epoch if cursor else 0
+        end = self._end()  # before the version is pinned: what lies up to there is of versions up to it
+        snapshot = Snapshot(self._stream.spec, self._stream.table)
+        self._rebuild = rebuild or before.epoch != epoch
+        self._require_not_behind(before, snapshot.version)
+        self._state = state = self._begin(snapshot)
+        written = self._load(snapshot, state)
+        number = before.sequence_number if end is None else end
+        mark = replace(before, epoch=epoch, version=snapshot.version, sequence_number=number, pending={})
+        self._loading.patiently(partial(self._finish, mark))
+        self._note_loaded(mark)
+        self._end_state(replace(state, rows=state.total_rows), "loaded", snapshot.version)
         return Backfilled(self._company, snapshot.version, written, self._refused, self._rebuild)
-
-    def close(self) -> None:
-        """Closes the database."""
-        self._database.close()
-
-    def _release(self) -> None:
-        with self._database.transaction() as transaction:
-            mark = transaction.watermark()
-            if mark.hold == self._lease.fence:
-                transaction.store(replace(mark, hold=0))
-                if self._rebuild:
-                    transaction.drop_replacement()
 
     def _require_not_behind(self, before: Watermark, version: int) -> None:
         if not self._rebuild and version < before.version:
@@ -187,7 +151,7 @@ class _Backfill:
     def _keep(self, state: Backfill, *, begins: bool = False) -> None:
         """Renews the lease and stores how far this is."""
         with self._stream.store.write() as connection:
-            leases.check(connection, self._lease)
+            leases.check(connection, self._loading.lease)
             backfills.write(connection, self._stream.spec.name, self._company, state)
             if begins:
                 self._record(connection, "backfill", state)
@@ -207,7 +171,7 @@ class _Backfill:
     def _end_state(self, state: Backfill, outcome: str, loaded: int | None) -> None:
         feed = self._stream.spec.name
         loaded_version = state.loaded_version if loaded is None else loaded
-        generation = state.generation if loaded is None else self._served.entitlement.generation
+        generation = state.generation if loaded is None else self._loading.served.entitlement.generation
         ended = replace(
             state,
             finished_at=datetime.now(UTC),
@@ -230,14 +194,13 @@ class _Backfill:
 
     def _load(self, snapshot: Snapshot, state: Backfill) -> int:
         if self._rebuild:
-            with self._writing() as transaction:
-                transaction.create_replacement()
+            self._loading.patiently(self._begin_anew)
         read = written = 0
         for rows in snapshot.rows(self._company, _BATCH_ROWS):
             for part in rows.iter_slices(_BATCH_ROWS):
                 if not self._go_on():
                     raise LpmStreamError(f"the backfill of company {self._company!r} was stopped; run it again")
-                written += self._write(self._checked(snapshot, part))
+                written += self._loading.patiently(partial(self._write, self._checked(snapshot, part)))
                 read += part.height
                 if time.monotonic() - self._renewed > _RENEW_SECONDS:
                     self._keep(replace(state, rows=read))
@@ -258,32 +221,13 @@ class _Backfill:
         return checked.good.unique(spec.primary_key, keep="last", maintain_order=True).with_columns(version)
 
     def _write(self, rows: pl.DataFrame) -> int:
-        """Writes rows but for those that the table refuses; returns how many.
-
-        What passes by itself (a deadlock, a database that moves or has too much to do) is not the end of hours of
-        work: the batch is written again, on a new connection.
-        """
-        for pause in _PAUSES:
-            try:
-                return self._write_once(rows)
-            except _LASTING:
-                raise
-            except TargetFaultError as error:
-                log.warning("backfill of company %r: %s; tried again in %g s", self._company, error, pause)
-            time.sleep(pause)
-            leases.renew(self._stream.store, self._lease)
-            self._database.close()
-            with suppress(TargetFaultError):  # then the next attempt says so
-                self._database = self._stream.open_database(self._served)
-        return self._write_once(rows)
-
-    def _write_once(self, rows: pl.DataFrame) -> int:
+        """Writes rows but for those that the table refuses; returns how many."""
         while True:
             try:
-                with self._writing() as transaction:
+                with self._loading.writing() as transaction:
                     self._put(transaction, rows)
             except RowFaultError as fault:
-                found = refused_rows(self._database, rows, self._put, fault)
+                found = refused_rows(self._loading.database, rows, self._put, fault)
                 self._set_aside(
                     [refusal(self._stream.spec, row.drop(CHANGE_TYPE), reason) for row, reason in found]
                 )
@@ -308,30 +252,23 @@ class _Backfill:
                 since = refused[0].version
                 quarantine.require_room(connection, self._stream.spec, self._company, loading_version=since)
 
+    def _begin_anew(self) -> None:
+        with self._loading.writing() as transaction:
+            transaction.create_replacement()
+
     def _finish(self, mark: Watermark) -> None:
-        with self._writing() as transaction:
-            if self._rebuild:
-                transaction.swap()
-            else:
-                transaction.sweep(mark.version)
-            transaction.store(mark)
+        try:
+            with self._loading.writing() as transaction:
+                if self._rebuild:
+                    transaction.swap()
+                else:
+                    transaction.sweep(mark.version)
+                transaction.store(mark)
+        except LeaseLostError:
+            if not self._is_finished(mark):
+                raise
 
-    @contextmanager
-    def _writing(self) -> Iterator[Transaction]:
-        """A transaction that ends in an error if the stream was released, or the company changed, meanwhile."""
-        with self._database.transaction() as transaction:
-            self._require_unchanged()
-            require_held(transaction, self._lease, f"the backfill of company {self._company!r}")
-            yield transaction
-
-    def _require_unchanged(self) -> None:
-        """Raises an error if the company is not served any more, or not as it was when this began."""
-        revision = registry.revision(self._stream.store)
-        if revision == self._revision:
-            return
-        now, was = self._stream.served(self._company), self._served
-        if (now.database, now.entitlement) != (was.database, was.entitlement):
-            raise LpmStreamError(
-                f"company {self._company!r} got another database or other columns meanwhile; load it again"
-            )
-        self._revision = revision
+    def _is_finished(self, mark: Watermark) -> bool:
+        """Whether an attempt has succeeded of which the database could not say so any more."""
+        with self._loading.database.transaction() as transaction:
+            return transaction.watermark() == mark

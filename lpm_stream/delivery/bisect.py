@@ -18,7 +18,7 @@ class _UndoError(Exception):
 
 
 def refused_rows(
-    database: CompanyDatabase, rows: pl.DataFrame, put: Put, fault: RowFaultError
+    database: CompanyDatabase, rows: pl.DataFrame, put: Put, fault: RowFaultError, most: int | None = None
 ) -> list[tuple[pl.DataFrame, str]]:
     """The rows that the table does not take, each with the reason.
 
@@ -27,11 +27,14 @@ def refused_rows(
         rows: what it refused as a whole.
         put: how they are written.
         fault: what it said.
+        most: how many it may refuse; None: as few as rows that come by the stream may be.
 
     Raises:
         TargetFaultError: if there are so many that the table is the problem, or none on its own.
     """
-    found = _search(database, rows, put, min(_MOST_REFUSED, max(_FEW, rows.height // 2)))
+    if most is None:
+        most = min(_MOST_REFUSED, max(_FEW, rows.height // 2))
+    found = _search(database, rows, put, most)
     if not found:
         raise TargetFaultError(f"the table refuses rows together that it takes one by one: {fault}") from fault
     return found

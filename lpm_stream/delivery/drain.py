@@ -437,8 +437,10 @@ class _Drain:
         del self._lanes[company]
         if lane.recovering:
             state = _located(self._parked[company], lane)
-            if kind == "fault" and state.kind in ("lacking", "gap"):  # that has not changed
-                kind, reason = state.kind, state.reason if state.kind == "gap" else reason
+            if state.kind == "gap" and kind in ("fault", "held"):  # that has not changed
+                kind, reason = state.kind, state.reason
+            elif state.kind == "lacking" and kind == "fault":
+                kind = state.kind
             state = state.failed_again(reason, kind)
         else:
             first = lane.first_undelivered()

@@ -42,7 +42,7 @@ class Watermark:
         pending: chunks of later versions that are applied, by version and attempt. A version is complete when
             all chunks of one attempt are: two attempts may cut the same version differently. Of a version that
             fails again and again only the last attempts are kept.
-        hold: fence of the backfill that the stream waits for, 0 if there is none.
+        hold: fence of the backfill, or replay, that the stream waits for, 0 if there is none.
     """
 
     epoch: int = 0

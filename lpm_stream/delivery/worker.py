@@ -174,7 +174,7 @@ class Worker:
                 name = leases.lease_name("backfill", self._spec.name, company)
                 if leases.is_held(self._store, name, mark.hold):
                     raise HeldError(mark.hold)
-                log.warning("company %r: the backfill that held it has died; the stream goes on", company)
+                log.warning("company %r: whoever loaded it has died; the stream goes on", company)
                 mark = replace(mark, hold=0)
                 transaction.store(replace(mark, fence=self._fence))
                 transaction.drop_replacement()  # what it has built is taken up by nobody

@@ -43,15 +43,20 @@ class Snapshot:
         """
         return sum(int(batch["n"].sum()) for batch in self._select('count(*) AS "n"', company))
 
-    def rows(self, company: str, batch_rows: int) -> Iterator[pl.DataFrame]:
+    def rows(self, company: str, batch_rows: int, keys: pl.DataFrame | None = None) -> Iterator[pl.DataFrame]:
         """The company's rows in the source's types, in frames of some `batch_rows`.
+
+        Args:
+            company: its id.
+            batch_rows: how many rows to a frame, about.
+            keys: primary keys; rows that have none of these may be left out.
 
         Raises:
             SourceError: if they cannot be read.
         """
         columns = ", ".join(map(_quoted, self.fit.schema))
         frames: list[pl.DataFrame] = []
-        for frame in self._select(columns, company):
+        for frame in self._select(columns, company, _among(keys)):
             frames.append(frame)
             if sum(one.height for one in frames) >= batch_rows:
                 yield pl.concat(frames)
@@ -59,10 +64,9 @@ class Snapshot:
         if frames:
             yield pl.concat(frames)
 
-    def _select(self, what: str, company: str) -> Iterator[pl.DataFrame]:
+    def _select(self, what: str, company: str, further: str = "") -> Iterator[pl.DataFrame]:
         engine = QueryBuilder().register("t", self._table)
-        literal = company.replace("'", "''")
-        mine = f"{_quoted(self._spec.company_column)} = '{literal}'"
+        mine = f"{_quoted(self._spec.company_column)} = {_literal(company)}{further}"
         try:
             engine.execute(_FILES_AT_ONCE)
             for batch in engine.execute(f"SELECT {what} FROM t WHERE {mine}"):
@@ -72,6 +76,22 @@ class Snapshot:
                 f"version {self.version} of table {self._table.table_uri} cannot be read: "
                 f"{str(error).splitlines()[0]}"
             ) from error
+
+
+def _among(keys: pl.DataFrame | None) -> str:
+    """What is true of rows whose key's columns take, each on its own, values that occur among these.
+
+    Only texts and whole numbers are looked at: what others look like in SQL depends on the source's type.
+    """
+    if keys is None:
+        return ""
+    looked_at = [values for values in keys if values.dtype == pl.String() or values.dtype.is_integer()]
+    lists = [(values.name, ", ".join(map(_literal, values.unique()))) for values in looked_at]
+    return "".join(f" AND {_quoted(name)} IN ({literals})" for name, literals in lists)
+
+
+def _literal(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 def _quoted(name: str) -> str:

@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,8 +18,9 @@ from deltalake import DeltaTable
 from lpm_stream.control import backfills, entries, leases, parking, progress, quarantine, tables
 from lpm_stream.control.registry import database_urls, register
 from lpm_stream.delivery import backfill as backfill_module
+from lpm_stream.delivery import hold
 from lpm_stream.delivery.backfill import Backfilled, backfill
-from lpm_stream.delivery.database import open_database
+from lpm_stream.delivery.database import Transaction, open_database
 from lpm_stream.delivery.sqlite import SqliteTransaction
 from lpm_stream.errors import LeaseLostError, LpmStreamError, QuarantineFullError, TargetFaultError
 from lpm_stream.settings import Settings
@@ -191,12 +192,13 @@ def test_one_whose_hold_was_removed_writes_nothing_more(stream, small_batches):
         tamper(stream, "UPDATE _lpm_watermark SET hold = 0")
         return True
 
-    with pytest.raises(LeaseLostError, match="the stream went on; run it again"):
+    with pytest.raises(LeaseLostError, match="does not hold the stream any more"):
         load(stream, meanwhile=lose_it)
     assert {row["amount"] for row in stored(stream, "A").values()} == {77}
 
 
-def test_two_of_the_same_company_do_not_meet(stream):
+def test_two_of_the_same_company_do_not_meet(stream, monkeypatch):
+    monkeypatch.setattr(hold, "_PATIENCE_SECONDS", 0.3)
     commit(stream, orders(keys(3), "A"))
 
     def another() -> bool:
@@ -475,7 +477,7 @@ def test_a_load_goes_on_when_another_company_is_removed_and_this_one_is_paused(s
 
 @pytest.mark.parametrize(("failures", "loaded"), [(3, True), (4, False)])
 def test_what_passes_by_itself_is_not_the_end_of_it(stream, monkeypatch, failures, loaded):
-    monkeypatch.setattr(backfill_module, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(hold, "_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr(backfill_module, "_BATCH_ROWS", 2)
     append(stream.table, orders([str(number) for number in range(5)], "A"))
     merge, tries = SqliteTransaction.merge, 0
@@ -491,3 +493,29 @@ def test_what_passes_by_itself_is_not_the_end_of_it(stream, monkeypatch, failure
     with nullcontext() if loaded else pytest.raises(TargetFaultError, match="1205"):
         load(stream)
     assert len(stored(stream, "A")) == (5 if loaded else 2)
+
+
+@pytest.mark.parametrize("rebuild", [True, False])
+@pytest.mark.parametrize("arrived", [True, False])
+def test_nor_is_it_where_all_is_put_into_place(stream, monkeypatch, rebuild, arrived):
+    monkeypatch.setattr(hold, "_PAUSES", (0.0, 0.0, 0.0))
+    append(stream.table, orders(keys(5), "A"))
+    work = hold.Loading.writing
+    failed: list[bool] = []
+
+    @contextmanager
+    def cut(self: hold.Loading) -> Iterator[Transaction]:
+        with work(self) as transaction:
+            yield transaction
+            if is_last := transaction.watermark().hold == 0 and not failed:
+                failed.append(is_last)
+                if not arrived:
+                    raise TargetFaultError("error 40613: the database moves")
+        if is_last:
+            raise TargetFaultError("the connection is gone")
+
+    monkeypatch.setattr(hold.Loading, "writing", cut)
+    assert load(stream, rebuild=rebuild).rows == 5
+    assert failed
+    assert stored(stream, "A").keys() == set(keys(5))
+    assert backfills.read(stream.store, SPEC.name)["A"].outcome == "loaded"

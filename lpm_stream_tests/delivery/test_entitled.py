@@ -238,8 +238,8 @@ def test_a_revocation_during_a_backfill_is_not_undone_by_it(grouped, rebuild):
 @pytest.mark.parametrize("mended_by", ["deliverer", "backfill"])
 def test_nothing_stays_of_a_rebuild_that_was_killed(grouped, mended_by, monkeypatch):
     with monkeypatch.context() as killed:
-        for step in ("_finish", "_release"):
-            killed.setattr(f"lpm_stream.delivery.backfill._Backfill.{step}", _killed)
+        killed.setattr("lpm_stream.delivery.backfill._Backfill._finish", _killed)
+        killed.setattr("lpm_stream.delivery.hold.Loading._release", _killed)
         with pytest.raises(KeyboardInterrupt):
             backfill(grouped, "B", rebuild=True, go_on=lambda: True, tell=lambda _rows, _total: None)
     assert "_lpm_new_orders" in tables_of(grouped, "B")

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from lpm_stream.alerts.look import look
 from lpm_stream.control import parking, quarantine
 from lpm_stream.control.registry import database_urls
-from lpm_stream.delivery import loss
+from lpm_stream.delivery import hold, loss
 from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.hold import loading
 from lpm_stream.delivery.replay import Replayed, replay
@@ -240,10 +240,10 @@ def test_the_stream_waits_for_it_and_goes_on_behind_it(stream, monkeypatch):
     update(stream, "1", note="'short'")
     rows = Snapshot.rows
 
-    def meanwhile(self: Snapshot, company: str, batch_rows: int) -> Iterator[pl.DataFrame]:
+    def meanwhile(self: Snapshot, company: str, batch_rows: int, keys: pl.DataFrame) -> Iterator[pl.DataFrame]:
         commit(stream, "2")
         assert parking.read_parked(stream.store, SPEC.name)["A"].kind == "held"
-        return rows(self, company, batch_rows)
+        return rows(self, company, batch_rows, keys)
 
     monkeypatch.setattr(Snapshot, "rows", meanwhile)
     assert replay(stream, "A") == Replayed("A", 1, 0, 0)
@@ -252,8 +252,9 @@ def test_the_stream_waits_for_it_and_goes_on_behind_it(stream, monkeypatch):
     assert_delivered(stream, ["A"])
 
 
-def test_it_waits_for_a_backfill_to_end(stream):
+def test_it_is_refused_while_a_backfill_goes_on(stream, monkeypatch):
+    monkeypatch.setattr(hold, "_PATIENCE_SECONDS", 0.3)
     commit(stream, "1", note=LONG)
-    with loading(stream, "A"), pytest.raises(LpmStreamError, match="is being loaded by"):
+    with loading(stream, "A", "backfill"), pytest.raises(LpmStreamError, match="is being loaded by"):
         replay(stream, "A")
     assert len(held(stream)) == 1
