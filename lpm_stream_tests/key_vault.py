@@ -4,7 +4,6 @@ https://learn.microsoft.com/rest/api/keyvault/secrets/get-secret/get-secret and,
 https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses
 """
 
-import datetime as dt
 import ipaddress
 import json
 import socket
@@ -22,9 +21,8 @@ import pytest
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+from lpm_stream_tests.certificate import self_signed
 
 HOST = "lpm-test.vault.azure.net"
 TOKEN = "a-token-that-nobody-may-see"
@@ -139,25 +137,9 @@ def _error(code: str, message: str) -> dict[str, Any]:
 
 
 def _tls(directory: Path) -> ssl.SSLContext:
-    """A certificate for the vault's name that it has signed itself, valid for a day."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
-    now = dt.datetime.now(dt.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName(HOST), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (directory / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
+    certificate, key = self_signed(HOST, [x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))])
+    (directory / "certificate.pem").write_bytes(certificate)
+    (directory / "key.pem").write_bytes(key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "certificate.pem", directory / "key.pem")
     return context

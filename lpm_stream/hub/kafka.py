@@ -21,6 +21,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from lpm_stream.errors import HubError, HubGapError
 from lpm_stream.hub.bounded import within
+from lpm_stream.hub.kafka_client import no_connection, opened, reason
 from lpm_stream.hub.kafka_topic import Topic
 from lpm_stream.hub.message import Message, Received
 
@@ -68,7 +69,7 @@ class KafkaHub:
         self._readers: defaultdict[int, list[_Reader]] = defaultdict(list)
         self._producer: Producer | None = None
         self._sent: dict[int, int] = {}  # partition to the sequence number of what we sent last
-        self._asker = Consumer(topic.settings(group_id="lpm_stream", enable_auto_commit=False))
+        self._asker = opened(Consumer, topic, group_id="lpm_stream", enable_auto_commit=False)
         try:
             self._partitions = self._found_partitions() or self._created(partitions)
         except HubError:
@@ -109,14 +110,14 @@ class KafkaHub:
                 pass
         except (KafkaException, BufferError) as error:
             self._give_up(producer)
-            raise HubError(f"{self._name} does not take messages: {_reason(error)}") from error
+            raise HubError(f"{self._name} does not take messages: {reason(self._topic, error)}") from error
         except BaseException:
             self._give_up(producer)
             raise
         if failed or left:
-            problem = failed[0].str() if failed else f"{left} not confirmed within {_SEND_SECONDS:g} s"
+            refused = failed[0].str() if failed else ""
             self._give_up(producer)
-            raise HubError(f"{self._name} does not take messages: {problem}")
+            raise HubError(f"{self._name} does not take messages: {refused or self._unconfirmed(left)}")
 
     def receive(self, partition: int, after: int, max_messages: int) -> list[Received]:
         """The messages behind `after`; waits only for those that the broker has."""
@@ -139,11 +140,11 @@ class KafkaHub:
         """The sequence number of the newest message, or of what Kafka itself has put behind it."""
         if partition not in self._partitions:
             raise HubError(f"{self._name} has no partition {partition}")
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 _, high = _watermarks(self._asker, TopicPartition(self._topic.name, partition))
-            except KafkaException as error:
-                raise self._failed(partition, error) from error
+        except KafkaException as error:
+            raise self._failed(partition, error) from error
         return high
 
     def close(self) -> None:
@@ -158,10 +159,10 @@ class KafkaHub:
 
     @property
     def _name(self) -> str:
-        return f"Kafka topic {self._topic.name} at {self._topic.servers}"
+        return str(self._topic)
 
     def _failed(self, partition: int, error: KafkaException) -> HubError:
-        return HubError(f"{self._name}, partition {partition}, cannot be read: {_reason(error)}")
+        return HubError(f"{self._name}, partition {partition}, cannot be read: {reason(self._topic, error)}")
 
     def _found_partitions(self) -> range:
         """The topic's partitions, none if it does not exist."""
@@ -169,7 +170,7 @@ class KafkaHub:
             # Of all clients only a consumer asks without creating the topic by that, with one partition.
             found = self._asker.list_topics(self._topic.name, timeout=_ASK_SECONDS).topics[self._topic.name]
         except KafkaException as error:
-            raise HubError(f"{self._name} cannot be opened: {_reason(error)}") from error
+            raise HubError(f"{self._name} cannot be opened: {reason(self._topic, error)}") from error
         if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise HubError(f"{self._name} cannot be opened: {found.error.str()}")
         return range(len(found.partitions))
@@ -178,12 +179,13 @@ class KafkaHub:
         """Creates the topic; of several creators the first decides."""
         retention = {"retention.ms": str(round(self._topic.retention_hours * 3_600_000))}
         new = NewTopic(self._topic.name, partitions, self._topic.replication, config=retention)
-        admin = AdminClient(self._topic.settings())
+        admin = opened(AdminClient, self._topic)
         try:
             admin.create_topics([new], request_timeout=_ASK_SECONDS)[self._topic.name].result(_ASK_SECONDS)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise HubError(f"{self._name} does not exist and cannot be created: {_reason(error)}") from error
+                why = reason(self._topic, error)
+                raise HubError(f"{self._name} does not exist and cannot be created: {why}") from error
         deadline = time.monotonic() + _ASK_SECONDS
         while not (found := self._found_partitions()):  # brokers learn of it one after the other
             if time.monotonic() > deadline:
@@ -192,17 +194,17 @@ class KafkaHub:
         return found
 
     def _new_producer(self) -> Producer:
-        return Producer(
-            self._topic.settings(
-                enable_idempotence=True,
-                acks="all",
-                linger_ms=5,
-                batch_size=1_000_000,
-                compression_type="none",  # bodies are compressed
-                enable_gapless_guarantee=True,
-                message_timeout_ms=0,  # `send` gives up on all of them at once; alone, one would leave a hole
-                queue_buffering_max_kbytes=65_536,
-            )
+        return opened(
+            Producer,
+            self._topic,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=5,
+            batch_size=1_000_000,
+            compression_type="none",  # bodies are compressed
+            enable_gapless_guarantee=True,
+            message_timeout_ms=0,  # `send` gives up on all of them at once; alone, one would leave a hole
+            queue_buffering_max_kbytes=65_536,
         )
 
     def _produce(self, producer: Producer, message: Message, note: Callable[..., None], deadline: float) -> None:
@@ -226,6 +228,10 @@ class KafkaHub:
         producer.purge(in_queue=True, in_flight=True)
         producer.flush(1)
         self._producer = None
+
+    def _unconfirmed(self, messages: int) -> str:
+        why = no_connection(self._topic)
+        return f"{messages} not confirmed within {_SEND_SECONDS:g} s" + (f": {why}" if why else "")
 
     def _put_back(self, reader: "_Reader", partition: int) -> None:
         with self._lock:
@@ -264,19 +270,19 @@ class _Reader:
         self._name = name
         self._place = TopicPartition(topic.name, partition, after)
         self._checked_at = -math.inf
-        self._consumer = Consumer(
-            topic.settings(
-                group_id="lpm_stream",  # asked for, but not used: places are kept in the company databases
-                enable_auto_commit=False,
-                auto_offset_reset="error",
-                enable_partition_eof=True,
-                isolation_level="read_committed",
-                queued_max_messages_kbytes=max(prefetch_bytes // 2048, 1),
-                fetch_max_bytes=max(prefetch_bytes // 2, 1_048_576),
-                max_partition_fetch_bytes=max(prefetch_bytes // 2, 1_048_576),
-                message_max_bytes=1_048_576,
-                fetch_wait_max_ms=100,
-            )
+        self._consumer = opened(
+            Consumer,
+            topic,
+            group_id="lpm_stream",  # asked for, but not used: places are kept in the company databases
+            enable_auto_commit=False,
+            auto_offset_reset="error",
+            enable_partition_eof=True,
+            isolation_level="read_committed",
+            queued_max_messages_kbytes=max(prefetch_bytes // 2048, 1),
+            fetch_max_bytes=max(prefetch_bytes // 2, 1_048_576),
+            max_partition_fetch_bytes=max(prefetch_bytes // 2, 1_048_576),
+            message_max_bytes=1_048_576,
+            fetch_wait_max_ms=100,
         )
         self._consumer.assign([self._place])
         self._is_at_end = False
@@ -386,11 +392,6 @@ def _message(partition: int, record: Record) -> Received | HubGapError:
     except (LookupError, TypeError, ValueError) as error:
         kind = type(error).__name__  # what it says may quote values
         return HubGapError(f"Kafka partition {partition}: message {number} is not one of ours ({kind})", number)
-
-
-def _reason(error: BaseException) -> str:
-    cause = error.args[0] if error.args else error
-    return cause.str() if isinstance(cause, KafkaError) else str(cause)
 
 
 def _close(consumer: Consumer) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -35,6 +36,9 @@ class Topic:
     login: Mapping[str, Any] = field(default_factory=dict, repr=False)
     replication: int = 1
     retention_hours: float = 72
+
+    def __str__(self) -> str:
+        return f"Kafka topic {self.name} at {self.servers}"
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """Settings of a client; names with underscores for dots."""
@@ -82,5 +86,7 @@ def _login(servers: str, options: Mapping[str, str]) -> dict[str, Any]:
     if "security" in options:
         login["security.protocol"] = options["security"]
     if "ca" in options:
+        if not Path(options["ca"]).is_file():  # the client would not say which
+            raise LpmStreamError(f"kafka: ca: there is no file {options['ca']}")
         login["ssl.ca.location"] = options["ca"]
     return login
