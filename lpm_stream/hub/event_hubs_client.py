@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
+from azure.core.exceptions import AzureError
 from azure.eventhub import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub._pyamqp.error import AMQPException
 from azure.eventhub._pyamqp.message import Message as AmqpMessage
@@ -23,7 +24,8 @@ from lpm_stream.secret import FORMS, is_reference, resolve
 
 _ASK_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
-_CLIENT_ERRORS = (EventHubError, AMQPException, TimeoutError, OSError, ValueError)
+# `azure-identity` raises the second, at first and when a token is renewed.
+_CLIENT_ERRORS = (EventHubError, AzureError, AMQPException, TimeoutError, OSError, ValueError)
 
 
 @dataclass(frozen=True)

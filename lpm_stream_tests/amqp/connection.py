@@ -49,11 +49,17 @@ class _Link:
 
 
 class Connection:
-    """Serves one client."""
+    """Serves one client.
+
+    Attributes:
+        authorized_until: when the token that the client put last expires, in seconds since 1970.
+    """
 
     def __init__(
-        self, server: EventHubsServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, server: EventHubsServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
     ) -> None:
+        self.authorized_until = 0.0
+        self._number = number
         self._server = server
         self._reader = reader
         self._writer = writer
@@ -103,6 +109,13 @@ class Connection:
             if not link.node.startswith("$"):
                 self._detach(link, condition)
 
+    def lapse(self) -> None:
+        """Detaches every link but those that take a new token, as where the token has expired."""
+        self.authorized_until = 0.0
+        for link in list(self._links.values()):
+            if link.node != "$cbs":
+                self._detach(link, self._server.lapse_condition)
+
     def _handle(  # noqa: C901 - a performative each
         self, channel: int, kind: int, fields: list[Any], payload: bytes
     ) -> None:
@@ -137,6 +150,7 @@ class Connection:
         address = str((source if is_receiver else target).value[0])
         node = address if address.startswith("$") else self._node(address)
         self._server.log.append(("receive" if is_receiver else "send", address))
+        is_authorized = node == "$cbs" or self.authorized_until > self._server.now()
         link = _Link(channel, handle, not is_receiver, node, source, target)
         faults = self._server.attaches
         fault = faults.popleft() if faults and not node.startswith("$") else "ok"
@@ -150,7 +164,7 @@ class Connection:
             self._server.log.append(("refused", address))
             fault = "one too many"
         self._links[channel, handle] = link
-        refused = not node or fault != "ok"
+        refused = not node or fault != "ok" or not is_authorized
         ends = [None, None] if refused else [source, target]
         initial, most = UInt(0) if is_receiver else None, self._server.max_message_bytes
         self._send_frame(
@@ -164,7 +178,8 @@ class Connection:
                 "redirect": "amqp:link:redirect",
                 "one too many": "amqp:resource-limit-exceeded",
             }
-            self._detach(link, conditions.get(fault, "amqp:not-found"))
+            missing = "amqp:not-found" if is_authorized else "amqp:unauthorized-access"
+            self._detach(link, conditions.get(fault, missing))
         elif link.sends:
             self._give_credit(link)
         elif not node.startswith("$"):
@@ -244,11 +259,13 @@ class Connection:
     def _store(self, link: _Link, batch: bytes) -> None:
         server = self._server
         fault = server.sends.popleft() if server.sends else "ok"
-        if fault in ("cut", "detach", "silent", "busy"):
+        if fault in ("cut", "detach", "lapse", "silent", "busy"):
             if fault == "cut":
                 self.cut()
             elif fault == "detach":
                 self._detach(link, "amqp:link:detach-forced")
+            elif fault == "lapse":
+                self.lapse()
             elif fault == "busy":
                 self._settle(link, _rejected("com.microsoft:server-busy", "throttled, retry in 4 s"))
             return
@@ -274,7 +291,10 @@ class Connection:
         """The reply of `$cbs` and `$management`, on the link that the client reads from."""
         parts = {section.descriptor: section.value for section in sections(request)}
         asked, message_id = parts[APPLICATION], parts[PROPERTIES][0]
-        self._server.log.append((str(asked.get("type", "put-token")), str(asked.get("partition", ""))))
+        if link.node == "$cbs":
+            self._server.log.append(("put-token", str(self._number)))
+        else:
+            self._server.log.append((str(asked["type"]), str(asked.get("partition", ""))))
         status, body = self._result(link.node, asked)
         text = "OK" if status < 400 else "not to be had"
         # $cbs says status-code, $management likewise; the client reads either's description under two names
@@ -292,7 +312,7 @@ class Connection:
     def _result(self, node: str, asked: dict[str, Any]) -> tuple[int, Any]:
         server = self._server
         if node == "$cbs":
-            return server.token_status, None
+            return self._authorize(asked["expiration"] / 1000), None
         if asked["name"] != server.name:
             return 404, None
         if asked["type"] == "com.microsoft:eventhub":
@@ -302,6 +322,13 @@ class Connection:
         if partition is None:
             return 404, None
         return 200, partition.properties(server.name, asked["partition"])
+
+    def _authorize(self, expires_at: float) -> int:
+        """The status of a token that was put; one that has expired is refused."""
+        if self._server.token_status >= 400 or expires_at <= self._server.now():
+            return max(self._server.token_status, 401)
+        self.authorized_until = expires_at
+        return self._server.token_status
 
     def _give_credit(self, link: _Link) -> None:
         """Renews the session's window and the link's credit; the client counts both down."""

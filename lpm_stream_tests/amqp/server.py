@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
@@ -10,7 +11,7 @@ from typing import Any, Literal, Self
 from lpm_stream_tests.amqp.connection import Connection
 from lpm_stream_tests.amqp.hub import Partition
 
-SendFault = Literal["ok", "busy", "cut", "cut after storing", "detach", "silent", "slow"]
+SendFault = Literal["ok", "busy", "cut", "cut after storing", "detach", "lapse", "silent", "slow"]
 AttachFault = Literal["ok", "refuse", "redirect", "silent", "cut", "one too many"]
 ConnectFault = Literal["ok", "silent"]
 
@@ -26,8 +27,11 @@ class EventHubsServer:
         deliver_at_most: so many events go out before the connection is cut, each time.
         max_message_bytes: the largest batch, as the hub announces it.
         token_status: what an authentication gets.
+        lapse_condition: with what a link is detached whose connection has no valid token any more. Event Hubs says
+            either `amqp:unauthorized-access` (github.com/Azure/azure-event-hubs-node, issue 186) or
+            `amqp:link:detach-forced` (github.com/Azure/azure-sdk-for-python, issue 5314).
         is_silent: whether it answers nothing any more.
-        log: what it was asked, for tests to look at: (what, address).
+        log: what it was asked, for tests to look at: (what, address); for put-token the connection's number.
     """
 
     def __init__(self, partitions: int = 4, max_message_bytes: int = 1_048_576) -> None:
@@ -39,10 +43,13 @@ class EventHubsServer:
         self.connects: deque[ConnectFault] = deque()
         self.deliver_at_most: deque[int] = deque()
         self.token_status = 202
+        self.lapse_condition = "amqp:unauthorized-access"
         self.is_silent = False
         self.log: list[tuple[str, str]] = []
         self.port = 0
+        self._ahead = 0.0
         self._connections: set[Connection] = set()
+        self._connected = 0
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._server: asyncio.Server | None = None
@@ -92,6 +99,30 @@ class EventHubsServer:
 
         self.in_loop(detach)
 
+    def now(self) -> float:
+        """The time by which tokens expire, in seconds since 1970."""
+        return time.time() + self._ahead
+
+    def let_pass(self, seconds: float) -> None:
+        """Puts the time forward; who has not renewed a token that has expired by then loses its links."""
+
+        def lapse() -> None:
+            self._ahead += seconds
+            for connection in list(self._connections):
+                if connection.authorized_until <= self.now():
+                    connection.lapse()
+
+        self.in_loop(lapse)
+
+    def revoke_all(self) -> None:
+        """Has every token lapse ahead of its time: for clients, as if the server's clock were ahead of theirs."""
+
+        def lapse() -> None:
+            for connection in list(self._connections):
+                connection.lapse()
+
+        self.in_loop(lapse)
+
     def expire(self, partition: str, count: int) -> None:
         """Drops the oldest events of a partition, as retention does."""
         self.in_loop(lambda: self.partitions[partition].expire(count))
@@ -124,7 +155,8 @@ class EventHubsServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(self, reader, writer)
+        self._connected += 1
+        connection = Connection(self, reader, writer, self._connected)
         self._connections.add(connection)
         try:
             await connection.run()
