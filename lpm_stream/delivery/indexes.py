@@ -28,7 +28,10 @@ class IndexedTables(Protocol):
 
     @property
     def select_indexes(self) -> str:
-        """The table's indexes: name, column; a row for each column, in the index's order."""
+        """The table's indexes: name, column; a row for each column, in the index's order.
+
+        Where case does not tell names apart, they are in lower case, as ours are.
+        """
         ...
 
     def create_index(self, index: str) -> str:
@@ -47,8 +50,8 @@ def index_prefix(feed: str) -> str:
 
 def lacking_indexes(tables: IndexedTables, session: Session) -> list[str]:
     """The declared indexes that the table lacks, or has with other columns."""
-    there = {name.casefold(): columns for name, columns in _stored(tables, session).items()}
-    return [index for index, columns in tables.indexes.items() if there.get(index.casefold()) != list(columns)]
+    there = _stored(tables, session)
+    return [index for index, columns in tables.indexes.items() if there.get(index) != list(columns)]
 
 
 def make_indexes(

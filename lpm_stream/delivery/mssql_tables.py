@@ -84,9 +84,13 @@ class MssqlTables:
 
     @property
     def select_indexes(self) -> str:
-        """The table's indexes: name, column; a row for each column, in the index's order."""
+        """The table's indexes: name, column; a row for each column, in the index's order.
+
+        The names are in lower case, unless the database's collation tells names apart by it.
+        """
         return (
-            f"SELECT i.name, c.name FROM sys.indexes AS i INNER JOIN sys.index_columns AS p "
+            f"SELECT CASE WHEN i.name = LOWER(i.name) THEN LOWER(i.name) ELSE i.name END, c.name "
+            f"FROM sys.indexes AS i INNER JOIN sys.index_columns AS p "
             f"ON p.object_id = i.object_id AND p.index_id = i.index_id AND p.is_included_column = 0 "
             f"INNER JOIN sys.columns AS c ON c.object_id = p.object_id AND c.column_id = p.column_id "
             f"WHERE i.object_id = OBJECT_ID({literal(quoted(self.name))}) AND i.name IS NOT NULL "

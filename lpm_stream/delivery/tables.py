@@ -58,9 +58,9 @@ class SqliteTables:
 
     @property
     def select_indexes(self) -> str:
-        """The table's indexes: name, column; a row for each column, in the index's order."""
+        """The table's indexes: name in lower case, column; a row for each column, in the index's order."""
         return (
-            f"SELECT i.name, c.name FROM pragma_index_list({literal(self.name)}) AS i, "
+            f"SELECT lower(i.name), c.name FROM pragma_index_list({literal(self.name)}) AS i, "
             f"pragma_index_info(i.name) AS c ORDER BY i.name, c.seqno"
         )
 
@@ -86,7 +86,7 @@ class SqliteTables:
         return (
             f"SELECT type || ' ' || name, sql FROM sqlite_schema WHERE type IN ('index', 'trigger') "
             f"AND tbl_name = {literal(self.name)} COLLATE NOCASE AND sql IS NOT NULL "
-            f"AND name NOT IN ({ours}) ORDER BY rowid"
+            f"AND lower(name) NOT IN ({ours}) ORDER BY rowid"
         )
 
     @property

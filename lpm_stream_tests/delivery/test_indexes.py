@@ -1,5 +1,6 @@
 """The indexes that a feed declares, on each kind of database."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
@@ -158,6 +159,35 @@ def test_one_of_the_customers_own_on_such_a_column_keeps_it(place):
         run(database, "CREATE INDEX mine ON orders (weight)")
     with pytest.raises(TargetFaultError, match=r"mine|dependent on column weight"):
         opened(grouped(), place, 2, "base")
+
+
+@pytest.mark.parametrize(("column", "made"), [("paid", 1), ("amount", 0)])
+@pytest.mark.parametrize("place", ["sqlite", "mssql"], indirect=True)
+def test_one_whose_name_differs_in_case_only_is_ours(place, caplog, column, made):
+    """Where names are the same in either case: it is made anew if it has other columns, and outlives a swap."""
+    caplog.set_level(logging.INFO)
+    with closing(place.open()) as database:
+        run(database, f"CREATE INDEX IX_orders_dear ON orders ({column})")
+    for key in ("1", "2"):
+        with closing(place.open(spec=declaring(dear=("amount",)))) as database:
+            found = {name.lower(): columns for name, columns in indexed(place, database).items()}
+            assert found == _ALWAYS | {"ix_orders_dear": "amount"}
+            rebuild(database, changes("insert", key))
+    assert "is not made" not in caplog.text
+    assert caplog.text.count("index ix_orders_dear made") == made
+
+
+@pytest.mark.parametrize("place", ["postgresql", "tsql"], indirect=True)
+def test_one_whose_name_differs_in_case_is_the_customers_own_where_case_tells_names_apart(place, caplog):
+    caplog.set_level(logging.INFO)
+    with closing(place.open()) as database:
+        run(database, 'CREATE INDEX "IX_orders_dear" ON orders (amount)')
+    for _ in range(2):
+        with closing(place.open(spec=declaring(dear=("amount",)))) as database:
+            made = _ALWAYS | {"ix_orders_dear": "amount"}
+            assert indexed(place, database).items() >= made.items()
+            assert len(indexed(place, database)) == len(made) + 1
+    assert caplog.text.count("index ix_orders_dear made") == 1
 
 
 @pytest.mark.parametrize("place", ["sqlite", "postgresql", "mssql"], indirect=True)

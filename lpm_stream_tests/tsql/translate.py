@@ -57,7 +57,7 @@ _ASKED = {
         "AND NOT starts_with(attname, '_lpm_length_') AND (attnum = ANY (indkey) "
         "OR pg_get_expr(indexprs, indrelid) ~ ('rtrim[(]+' || quote_ident(attname) || '[)]'))"
     ),
-    r"SELECT i.name, c.name FROM sys.indexes .* i.object_id = OBJECT_ID\(N'\[(\w+)\]'\)": (
+    r"ELSE i.name END, c.name FROM sys.indexes .* i.object_id = OBJECT_ID\(N'\[(\w+)\]'\)": (
         "SELECT replace(i.relname, '{table}.', ''), attname::text FROM pg_index "
         "JOIN pg_class AS i ON i.oid = indexrelid CROSS JOIN unnest(indkey) WITH ORDINALITY AS k(n, place) "
         "JOIN pg_attribute ON attrelid = indrelid AND attnum = k.n "
