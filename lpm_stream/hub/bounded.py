@@ -26,8 +26,9 @@ def all_within(seconds: float, calls: Sequence[Callable[[], T]]) -> list[T]:
     running = [_Running(call) for call in calls]
     for one in running:
         one.thread.join(max(deadline - time.monotonic(), 0))
-    if any(one.thread.is_alive() for one in running):
-        raise TimeoutError(f"no answer within {seconds:g} s")
+    if left := sum(one.thread.is_alive() for one in running):
+        of_them = f" ({left} of {len(running)} calls)" if len(running) > 1 else ""
+        raise TimeoutError(f"no answer within {seconds:g} s{of_them}")
     for one in running:
         if one.error is not None:
             raise one.error

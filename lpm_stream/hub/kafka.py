@@ -5,14 +5,13 @@ holes (transactions, compaction), so only a start below the log's start is a gap
 """
 
 import json
+import logging
 import math
 import threading
 import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as Record
@@ -20,10 +19,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from lpm_stream.errors import HubError, HubGapError
-from lpm_stream.hub.bounded import within
+from lpm_stream.hub.bounded import all_within
 from lpm_stream.hub.kafka_client import no_connection, opened, reason
 from lpm_stream.hub.kafka_topic import Topic
 from lpm_stream.hub.message import Message, Received
+
+log = logging.getLogger(__name__)
 
 _ASK_SECONDS = 10.0
 _SEND_SECONDS = 30.0
@@ -33,7 +34,9 @@ _POLL_SECONDS = 0.25
 _MAX_BODY_BYTES = 900_000  # brokers take 1,048,588 bytes unless set otherwise, with headers and envelope
 _PREFETCH_BYTES = 128_000_000  # of all readers together
 _READERS = 4  # of a partition: the stream's own and those of companies that catch up
-_CLOSE_SECONDS = 5.0
+# All connections together: librdkafka's `close` does not come back now and then, else it takes milliseconds.
+# Of the 5 s in which a process ends, its transactions in hand may take 4.
+_CLOSE_SECONDS = 0.5
 _FORGET_SECONDS = 60.0
 _HEADER = "lpm_stream"
 # What the client gets over by itself.
@@ -45,8 +48,6 @@ _PASSING = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,  # of brokers to which a new topic has not got around
 }
-
-T = TypeVar("T")
 
 
 class KafkaHub:
@@ -73,7 +74,7 @@ class KafkaHub:
         try:
             self._partitions = self._found_partitions() or self._created(partitions)
         except HubError:
-            _close(self._asker)
+            self._close([self._asker.close])
             raise
 
     def partitions(self) -> Sequence[int]:
@@ -125,10 +126,10 @@ class KafkaHub:
         try:
             received = reader.take(max_messages, self._sent.get(partition, 0))
         except KafkaException as error:
-            reader.close()
+            self._retire([reader])
             raise self._failed(partition, error) from error
         except HubGapError:
-            reader.close()
+            self._retire([reader])
             raise
         except HubError:
             self._put_back(reader, partition)  # it may only need longer; the next call goes on waiting
@@ -148,13 +149,11 @@ class KafkaHub:
         return high
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; those that do not close are left alone."""
         with self._lock:
-            for readers in self._readers.values():
-                for reader in readers:
-                    reader.close()
+            readers = [reader for those in self._readers.values() for reader in those]
             self._readers.clear()
-        _close(self._asker)
+        self._close([self._asker.close, *(reader.close for reader in readers)])
         self._producer = None
 
     @property
@@ -233,6 +232,17 @@ class KafkaHub:
         why = no_connection(self._topic)
         return f"{messages} not confirmed within {_SEND_SECONDS:g} s" + (f": {why}" if why else "")
 
+    def _retire(self, readers: "Sequence[_Reader]") -> None:
+        """Closes readers while others are read from."""
+        closes = [reader.close for reader in readers]
+        threading.Thread(target=self._close, args=(closes,), name="close-kafka-readers", daemon=True).start()
+
+    def _close(self, closes: Sequence[Callable[[], None]]) -> None:
+        try:
+            all_within(_CLOSE_SECONDS, closes)
+        except (TimeoutError, KafkaException) as error:
+            log.warning("%s: connections that do not close are left alone: %s", self._name, error)
+
     def _put_back(self, reader: "_Reader", partition: int) -> None:
         with self._lock:
             self._readers[partition].append(reader)
@@ -247,9 +257,8 @@ class KafkaHub:
             keep = sorted((one for one in rest if one.used_at > forgotten), key=lambda one: one.used_at)
             keep = keep[1 - _READERS :]
             self._readers[partition] = keep
-        for reader in rest:
-            if reader not in keep:
-                reader.close()
+        if stale := [one for one in rest if one not in keep]:
+            self._retire(stale)
         if mine is not None:
             return mine
         share = _PREFETCH_BYTES // (len(self._partitions) * _READERS)
@@ -318,7 +327,7 @@ class _Reader:
 
     def close(self) -> None:
         """Closes the connection."""
-        _close(self._consumer)
+        self._consumer.close()
 
     def _fetched(self, max_messages: int, wait_seconds: float) -> list[Record]:
         """What has arrived; waits for the first record only."""
@@ -392,9 +401,3 @@ def _message(partition: int, record: Record) -> Received | HubGapError:
     except (LookupError, TypeError, ValueError) as error:
         kind = type(error).__name__  # what it says may quote values
         return HubGapError(f"Kafka partition {partition}: message {number} is not one of ours ({kind})", number)
-
-
-def _close(consumer: Consumer) -> None:
-    """Closes a consumer; one that does not come back, as they do now and then, is left alone."""
-    with suppress(TimeoutError):
-        within(_CLOSE_SECONDS, consumer.close)

@@ -1,16 +1,18 @@
 """The Kafka client against a real broker that goes away and comes back."""
 
 import json
+import math
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from queue import SimpleQueue
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -199,10 +201,66 @@ def test_the_kafka_endpoint_of_event_hubs_needs_the_connection_string_only(monke
     assert "SharedAccessKey" not in repr(found)
 
 
-def test_a_consumer_that_does_not_close_keeps_nobody_waiting(monkeypatch):
-    monkeypatch.setattr(kafka, "_CLOSE_SECONDS", 0.1)
+Watermarks = Callable[..., tuple[int, int]]
+
+
+@pytest.fixture
+def unconnected(monkeypatch: pytest.MonkeyPatch) -> KafkaHub:
+    monkeypatch.setattr(KafkaHub, "_found_partitions", lambda _: range(1))
+    return KafkaHub(topic("//localhost:1/tdr"), 1)
+
+
+def reader(close: Callable[[], object], used_at: float = math.inf, watermarks: Watermarks | None = None) -> Any:
+    """One behind message 7 whose consumer closes like that."""
+    found = kafka._Reader(topic("//localhost:1/tdr"), "tdr", 0, after=7, prefetch_bytes=1_000_000)
+    found._consumer.close()
+    found._consumer = cast("Consumer", SimpleNamespace(close=close, get_watermark_offsets=watermarks))
+    found.used_at = used_at
+    return found
+
+
+def refused(*_: object) -> tuple[int, int]:
+    raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+
+
+def test_all_connections_are_closed_side_by_side(unconnected, monkeypatch):
+    monkeypatch.setattr(kafka, "_CLOSE_SECONDS", 60.0)
+    all_at_it = threading.Barrier(4)
+    unconnected._readers[0] = [reader(lambda: all_at_it.wait(5)) for _ in range(4)]
+    unconnected.close()
+    assert not all_at_it.broken
+
+
+def test_connections_that_do_not_close_are_counted_and_left_alone(unconnected, monkeypatch, caplog):
+    monkeypatch.setattr(kafka, "_CLOSE_SECONDS", 1.0)  # the others do, also on a busy machine
     never = threading.Event()
-    consumer = SimpleNamespace(close=never.wait)
-    kafka._close(cast("Consumer", consumer))
-    assert not never.is_set()
+    unconnected._readers[0] = [reader(never.wait) for _ in range(4)]
+    unconnected.close()
     never.set()
+    [warning] = [one.getMessage() for one in caplog.records]
+    assert warning.startswith("Kafka topic tdr at localhost:1: connections that do not close are left alone")
+    assert warning.endswith("(4 of 5 calls)")
+
+
+def test_who_reads_does_not_wait_until_those_are_closed_that_nobody_needs(unconnected, monkeypatch):
+    monkeypatch.setattr(kafka, "_CLOSE_SECONDS", 60.0)
+    goes_on = threading.Event()
+    closed: SimpleQueue[bool] = SimpleQueue()
+    unconnected._readers[0] = [reader(lambda: closed.put(goes_on.wait(5)), -math.inf) for _ in range(3)]
+    unconnected._take_reader(0, 0).close()
+    goes_on.set()
+    assert [closed.get(timeout=10) for _ in range(3)] == [True] * 3
+    unconnected.close()
+
+
+@pytest.mark.parametrize(("watermarks", "error"), [(lambda *_: (20, 30), HubGapError), (refused, HubError)])
+def test_who_reads_does_not_wait_until_one_is_closed_that_failed(unconnected, monkeypatch, watermarks, error):
+    monkeypatch.setattr(kafka, "_CLOSE_SECONDS", 60.0)
+    goes_on = threading.Event()
+    closed: SimpleQueue[bool] = SimpleQueue()
+    unconnected._readers[0] = [reader(lambda: closed.put(goes_on.wait(5)), watermarks=watermarks)]
+    with pytest.raises(error):
+        unconnected.receive(0, 7, 10)
+    goes_on.set()
+    assert closed.get(timeout=10)
+    unconnected.close()
