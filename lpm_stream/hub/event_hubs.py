@@ -37,7 +37,7 @@ _PREFETCH_BYTES = 128_000_000  # of all readers together
 _READERS = 4  # of a partition, at work or not
 _MOST_READERS = 5  # with those that are closing, of a partition and consumer group; Event Hubs quotas
 _READER_SECONDS = 10.0  # how long a call waits for one that others have
-_CLOSE_SECONDS = 1.0  # a reader, which ends by itself
+_CLOSE_SECONDS = 1.0  # a reader, which ends by itself; or all of them at the end
 _FORGET_SECONDS = 60.0  # after which a reader that nobody used is closed
 # What no second attempt changes.
 _FINAL = {"link:message-size-exceeded", "not-found", "not-allowed", "unauthorized-access"}
@@ -131,8 +131,9 @@ class EventHubsHub:
             self._readers.clear()
         for reader in readers:
             reader.close()
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for reader in readers:
-            reader.close(wait_seconds=_CLOSE_SECONDS)
+            reader.close(wait_seconds=max(deadline - time.monotonic(), 0))
         self._management.close()
         for partition in list(self._producers):
             self._forget(partition)

@@ -2,9 +2,12 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -293,6 +296,20 @@ def test_many_at_once_do_not_take_more_readers_than_event_hubs_allows(server, hu
         thread.join()
     assert sorted(found) == sorted(version for after in range(0, 40, 4) for version in range(after + 1, 41))
     assert "refused" not in {what for what, _ in server.log}
+
+
+def test_readers_that_do_not_end_are_not_waited_for_one_after_the_other(hub, monkeypatch):
+    monkeypatch.setattr(event_hubs, "_CLOSE_SECONDS", 0.1)
+    waits: list[float] = []
+
+    def close(wait_seconds: float = 0) -> None:
+        waits.append(wait_seconds)
+        time.sleep(wait_seconds)
+
+    stuck: Any = SimpleNamespace(close=close)
+    hub._readers[0] = [stuck] * 4
+    hub.close()
+    assert 0 < sum(waits) < 0.2
 
 
 # Opening
