@@ -142,6 +142,17 @@ def test_bulk_copy_is_tried_again_after_a_pause(database, copied, monkeypatch):
     assert copied == ["_lpm_upserts_orders"]
 
 
+@pytest.mark.parametrize("tsql_url", ["pyodbc"], indirect=True)
+def test_a_driver_without_bulk_copy_does_without_staging(database, monkeypatch, caplog):
+    monkeypatch.setattr(kind, "BULK_ROWS", 10)
+    merge(database, changes("insert", *KEYS), 1)
+    merge(database, changes("delete", *KEYS[1:]), 2)
+    assert amounts(database) == {"0": 1}
+    with pytest.raises(TargetFaultError, match="_lpm_upserts_orders"):
+        query(database, STAGED)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("limit", ["_JSON_ROWS", "_JSON_BYTES"])
 def test_many_rows_go_in_several_statements(database, monkeypatch, limit):
     monkeypatch.setattr(kind, limit, 7)
@@ -223,6 +234,7 @@ def test_a_failed_statement_cannot_be_committed_by_whoever_swallows_its_error(da
     assert watermark(database) == Watermark()
 
 
+@pytest.mark.parametrize("tsql_url", ["mssqlpython", "pyodbc"], indirect=True)
 def test_a_connection_that_is_cut_is_a_fault_of_the_database_and_leaves_nothing(url, database, postgresql_server):
     def work() -> None:
         with database.transaction() as transaction:
@@ -317,6 +329,12 @@ QUOTED = {
     ),
     "Conversion failed when converting the nvarchar value 'SECRET' to data type int.": (
         "Conversion failed when converting the nvarchar value to data type int."
+    ),
+    "[01000] [unixODBC][Driver Manager]Can't open lib 'ODBC Driver 18 for SQL Server' : file not found (0) "
+    "(SQLDriverConnect)": "Can't open lib 'ODBC Driver 18 for SQL Server' : file not found",
+    "[42S02] [Microsoft][ODBC Driver 18 for SQL Server][SQL Server]Invalid object name [order]. (208) "
+    "(SQLExecDirectW); [42000] [Microsoft][ODBC Driver 18 for SQL Server][SQL Server]And more. (8180)": (
+        "Invalid object name [order]. (208); And more. (8180)"
     ),
 }
 
