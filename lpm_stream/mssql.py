@@ -267,11 +267,16 @@ def said(text: str) -> str:
     """The server's own message in one line, without what it quotes of rows."""
     text = " ".join(text.split())
     text = re.sub(r"^Driver Error: .*?; DDBC Error: ", "", text)
-    text = re.sub(r"\[[^\]\[]*(?:Microsoft|SQL Server|unixODBC|FreeTDS|ODBC)[^\]\[]*\]|\[\w{5}\] ?", "", text)
-    text = re.sub(r" \(SQL\w+\)", "", text)
+    text = _ORIGINS.sub("", text)
+    text = re.sub(r"( \(0\))? \(SQL\w+\)", "", text)
     text = _QUOTES.sub("", text).strip()
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
 
+
+# Which layer speaks, and the state, which is of five digits and capitals.
+_ORIGINS = re.compile(
+    r"\[[^\]\[]*(?:Microsoft|SQL Server|unixODBC|Driver Manager|FreeTDS|ODBC)[^\]\[]*\]|\[[0-9A-Z]{5}\] ?"
+)
 
 # Errors 2627 and 2601 (the key), 2628 (the value), 241 to 245 and 8114 (the value).
 _QUOTES = re.compile(

@@ -1,8 +1,9 @@
 """Fixtures that many tests share."""
 
 import os
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lpm_stream.stream import Stream, open_stream
 from lpm_stream_tests import postgresql
 from lpm_stream_tests.example import SPEC, create_table
 from lpm_stream_tests.kafka.broker import KafkaBroker, running_broker, why_not
-from lpm_stream_tests.tsql import driver
+from lpm_stream_tests.tsql import driver, odbc
 
 # No deadlines: real files take as long as they take. What fails can be repeated from what is printed.
 hypothesis_settings.register_profile("lpm_stream", deadline=None, print_blob=True)
@@ -61,16 +62,31 @@ def postgresql_url(postgresql_server: postgresql.Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def tsql_url(postgresql_server: postgresql.Server, postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a new database that takes T-SQL, and is PostgreSQL."""
-    url = sa.make_url(postgresql_url)
-    postgresql_server.run(f"CREATE DATABASE {url.database}")
-    _, errors = mssql.driver(sa.make_url("mssql+mssqlpython://"))
-    monkeypatch.setattr(mssql, "driver", lambda _url: (driver, errors))
-    query = {"socket": postgresql_server.host}
-    return sa.URL.create(
-        "mssql+mssqlpython", username="postgres", database=url.database, query=query
-    ).render_as_string()
+def tsql(
+    postgresql_server: postgresql.Server, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], str]:
+    """Makes a database that takes T-SQL, and is PostgreSQL; its URL, by the name of the driver that it is for."""
+
+    def make(name: str) -> str:
+        url = sa.make_url(postgresql_url)
+        postgresql_server.run(f"CREATE DATABASE {url.database}")
+        if name == "pyodbc":
+            monkeypatch.setitem(sys.modules, name, odbc)
+        else:
+            _, errors = mssql.driver(sa.make_url(f"mssql+{name}://"))
+            monkeypatch.setattr(mssql, "driver", lambda _url: (driver, errors))
+        query = {"socket": postgresql_server.host}
+        return sa.URL.create(
+            f"mssql+{name}", username="postgres", database=url.database, query=query
+        ).render_as_string()
+
+    return make
+
+
+@pytest.fixture
+def tsql_url(request: pytest.FixtureRequest, tsql: Callable[[str], str]) -> str:
+    """The URL of a new database that takes T-SQL, and is PostgreSQL; its parameter is a driver's name."""
+    return tsql(getattr(request, "param", "mssqlpython"))
 
 
 @pytest.fixture

@@ -83,7 +83,11 @@ def test_a_company_is_loaded_from_the_table_whatever_its_database(
     assert [(one.clean, one.counts.rows_in_database) for one in report.companies] == [(True, 31)]
 
 
-@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize(
+    ("rebuild", "tsql_url"),
+    [(False, "mssqlpython"), (True, "mssqlpython"), (True, "pyodbc")],
+    indirect=["tsql_url"],
+)
 def test_the_whole_way_into_sql_server(settings: Settings, tmp_path: Path, tsql_url: str, rebuild: bool) -> None:
     """As far as PostgreSQL can stand in for one: deliver, load anew, and audit."""
     create_table(settings.table_location(SPEC.source_table))

@@ -11,6 +11,7 @@ from lpm_stream.secret import resolve
 
 _EVENT_HUBS_PORT = 9093
 _OPTIONS = ("security", "mechanism", "username", "password", "ca", "replication", "retention_hours")
+_BROKERS_OWN = -1  # what `default.replication.factor` says, from Kafka 2.4 on (KIP-464)
 _QUIET: Mapping[str, Any] = {
     "socket.keepalive.enable": True,
     "reconnect.backoff.max.ms": 2_000,
@@ -27,14 +28,14 @@ class Topic:
         servers: `HOST:PORT`, several with commas in between.
         name: the topic's name.
         login: settings of the connection; they may hold a secret.
-        replication: copies of a topic that is created here.
+        replication: copies of a topic that is created here; -1 for as many as the brokers make by default.
         retention_hours: how long a topic that is created here keeps messages.
     """
 
     servers: str
     name: str
     login: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    replication: int = 1
+    replication: int = _BROKERS_OWN
     retention_hours: float = 72
 
     def __str__(self) -> str:
@@ -52,7 +53,8 @@ def topic(location: str) -> Topic:
     Args:
         location: `//HOST:PORT[,HOST:PORT]/TOPIC`, then, after a `?`, any of `security` (`SASL_SSL`, `SSL`),
             `mechanism` (default `PLAIN`), `username`, `password` (by reference), `ca`
-            (a file), `replication` and `retention_hours` of a topic that is created. For the Kafka endpoint of
+            (a file), `replication` (default: the brokers' own) and `retention_hours` (default 72) of a topic
+            that is created. For the Kafka endpoint of
             Event Hubs `password` refers to the connection string; nothing else is needed.
 
     Raises:
@@ -66,7 +68,7 @@ def topic(location: str) -> Topic:
     if unknown := set(options) - set(_OPTIONS):
         raise LpmStreamError(f"kafka: knows {', '.join(_OPTIONS)}, not {', '.join(sorted(unknown))}")
     try:
-        replication = int(options.get("replication", "1"))
+        replication = int(options.get("replication", _BROKERS_OWN))
         hours = float(options.get("retention_hours", "72"))
     except ValueError as error:
         raise LpmStreamError("kafka: replication and retention_hours are numbers") from error

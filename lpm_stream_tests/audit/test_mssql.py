@@ -33,6 +33,7 @@ def deliver(world: World, url: str, table: list[Row], *statements: str) -> None:
             run(database, statement)
 
 
+@pytest.mark.parametrize("tsql_url", ["mssqlpython", "pyodbc"], indirect=True)
 def test_a_faithful_delivery_is_clean(world, tsql_url):
     odd = [
         row(100, "A", id="blank "),
@@ -64,6 +65,7 @@ def test_a_value_that_was_changed_differs(world, tsql_url, change):
     assert of(report, "A").examples["different"][0].columns == (change.split(maxsplit=1)[0],)
 
 
+@pytest.mark.parametrize("tsql_url", ["mssqlpython", "pyodbc"], indirect=True)
 def test_what_is_missing_or_extra_is_found(world, tsql_url):
     deliver(
         world,
@@ -93,6 +95,7 @@ def test_a_key_of_every_type_can_be_looked_for():
     assert "CAST([paid] AS INTEGER) = 1" in condition
 
 
+@pytest.mark.parametrize("tsql_url", ["mssqlpython", "pyodbc"], indirect=True)
 def test_a_company_without_rows_needs_no_database(world, tsql_url):
     deliver(world, tsql_url, rows(range(3), "A"))
     world.databases["B"] = sa.make_url(tsql_url).set(database="nowhere").render_as_string()

@@ -20,11 +20,12 @@ class Place:
         return open_database(spec, company, self.url)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "tsql", "mssql"])
+@pytest.fixture(params=["sqlite", "postgresql", "tsql", "pyodbc", "mssql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A place for a database of each kind in turn.
 
-    `tsql` is what is written for SQL Server, executed by PostgreSQL; `mssql` is a SQL Server.
+    `tsql` is what is written for SQL Server, executed by PostgreSQL, and `pyodbc` the same through the driver that
+    has no bulk copy; `mssql` is a SQL Server.
     """
     match request.param:
         case "sqlite":
@@ -32,7 +33,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         case "postgresql":
             return Place("postgresql", request.getfixturevalue("postgresql_url"))
         case "tsql":
-            return Place("mssql", request.getfixturevalue("tsql_url"))
+            return Place("mssql", request.getfixturevalue("tsql")("mssqlpython"))
+        case "pyodbc":
+            return Place("mssql", request.getfixturevalue("tsql")("pyodbc"))
         case _:
             return Place("mssql", request.getfixturevalue("mssql_url"))
 

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lpm_stream.control.quarantine import Refused
@@ -10,7 +10,7 @@ from lpm_stream.delivery.apply import Applied, Batch, apply
 from lpm_stream.delivery.database import CompanyDatabase
 from lpm_stream.delivery.mssql import MssqlDatabase
 from lpm_stream.delivery.sqlite import SqliteDatabase
-from lpm_stream.delivery.watermark import ChangesMissingError
+from lpm_stream.delivery.watermark import ChangesMissingError, Watermark
 from lpm_stream.errors import HubError, LeaseLostError, TargetFaultError
 from lpm_stream.feed.schema import CHANGE_TYPE
 from lpm_stream.hub.codec import NDJSON, encode, to_wire
@@ -23,6 +23,7 @@ from lpm_stream_tests.delivery.databases import (
     query,
     received,
     run,
+    store,
     watermark,
 )
 from lpm_stream_tests.example import SPEC
@@ -78,13 +79,17 @@ def test_within_a_version_an_upsert_wins_over_a_delete(database, kinds, chunks):
     assert watermark(database).version == 2
 
 
-@settings(max_examples=25)
-@given(bad=st.sets(st.integers(0, 29), max_size=10), split=st.integers(1, 29))
-def test_exactly_the_refused_rows_are_found(tmp_path_factory, bad, split):
-    """However many there are and wherever they stand."""
-    path = tmp_path_factory.mktemp("apply") / "A.db"
-    database = SqliteDatabase(SPEC, "A", str(path))
+@pytest.fixture
+def refusing(database: CompanyDatabase) -> CompanyDatabase:
+    """A database whose table refuses rows."""
     picky(database, REFUSED)
+    return database
+
+
+def finds(database: CompanyDatabase, bad: set[int], split: int) -> None:
+    """Has the table refuse these of 30 rows, in two messages."""
+    run(database, "DELETE FROM orders")
+    store(database, Watermark(fence=7))
     rows = changes("insert", *map(str, range(30)))
     rows = rows.with_columns(amount=pl.Series([666 if number in bad else number for number in range(30)]))
     quarantined: list[Refused] = []
@@ -95,8 +100,28 @@ def test_exactly_the_refused_rows_are_found(tmp_path_factory, bad, split):
     assert done.watermark.version == 2
     assert done.watermark.changes == 30 - len(bad)
     assert {row.stage for row in quarantined} <= {"deliver"}
-    assert all("not here" in row.reason for row in quarantined)
-    database.close()
+    assert all("not here" in row.reason or "picky" in row.reason for row in quarantined)
+
+
+ANY_ROWS = given(bad=st.sets(st.integers(0, 29), max_size=10), split=st.integers(1, 29))
+ONE_TABLE = [HealthCheck.function_scoped_fixture]  # which is emptied each time
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+@settings(max_examples=25, suppress_health_check=ONE_TABLE)
+@ANY_ROWS
+def test_exactly_the_refused_rows_are_found(refusing, bad, split):
+    """However many there are and wherever they stand."""
+    finds(refusing, bad, split)
+
+
+@pytest.mark.parametrize("place", ["postgresql", "tsql", "pyodbc", "mssql"], indirect=True)
+@settings(max_examples=3, suppress_health_check=ONE_TABLE)
+@example(bad={0, 14, 15, 29}, split=15)
+@ANY_ROWS
+def test_exactly_the_refused_rows_are_found_by_a_server(refusing, bad, split):
+    """The same with fewer examples, which take longer."""
+    finds(refusing, bad, split)
 
 
 def test_a_table_that_refuses_most_rows_is_the_problem_itself(database):

@@ -169,6 +169,14 @@ def test_a_topic_that_exists_keeps_its_partitions(place, hub):
         assert list(again.partitions()) == [0, 1]
 
 
+def test_a_topic_has_as_many_copies_as_is_said_or_as_the_brokers_make(place, hub):
+    assert topic(place).replication == -1
+    with pytest.raises(HubError, match=r"cannot be created: .*[Rr]eplication factor"):
+        KafkaHub(topic(f"{place}-two?replication=2"), 2)  # of one broker
+    with closing(KafkaHub(topic(f"{place}-one?replication=1"), 2)) as one:
+        assert list(one.partitions()) == list(hub.partitions())
+
+
 def test_a_broker_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setattr(kafka, "_ASK_SECONDS", 0.5)
     with pytest.raises(HubError, match=r"Kafka topic tdr at localhost:1 cannot be opened: .*Connection refused"):

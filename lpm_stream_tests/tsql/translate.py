@@ -40,6 +40,7 @@ CREATE COLLATION "Latin1_General_100_BIN2" FROM "C";
 _KNOWN = {
     "DECLARE @got int": "SELECT 0 FROM pg_advisory_xact_lock(1)",
     "@@version": "SELECT 'Microsoft SQL Server - 16.0.1000.6'",
+    "SERVERPROPERTY('ProductVersion')": "SELECT '16.0.1000.6'",
     "SET TRANSACTION ISOLATION LEVEL SNAPSHOT": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "sys.databases": "SELECT 1 FROM pg_database WHERE datname = %s",
 }
