@@ -20,7 +20,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from lpm_stream.errors import HubError, HubGapError
 from lpm_stream.hub.bounded import all_within
-from lpm_stream.hub.kafka_client import no_connection, opened, reason
+from lpm_stream.hub.kafka_client import Reasons, no_connection, opened, reason
 from lpm_stream.hub.kafka_topic import Topic
 from lpm_stream.hub.message import Message, Received
 
@@ -66,6 +66,7 @@ class KafkaHub:
             HubError: if no broker answers, or the topic can neither be found nor created.
         """
         self._topic = topic
+        self._reasons = Reasons(topic)
         self._lock = threading.Lock()
         self._readers: defaultdict[int, list[_Reader]] = defaultdict(list)
         self._producer: Producer | None = None
@@ -161,7 +162,7 @@ class KafkaHub:
         return str(self._topic)
 
     def _failed(self, partition: int, error: KafkaException) -> HubError:
-        return HubError(f"{self._name}, partition {partition}, cannot be read: {reason(self._topic, error)}")
+        return HubError(f"{self._name}, partition {partition}, cannot be read: {self._reasons.of(error)}")
 
     def _found_partitions(self) -> range:
         """The topic's partitions, none if it does not exist."""

@@ -5,6 +5,7 @@ callback that runs when it is polled. Clients that live long have none, since re
 pile up (seen: 19 a second). So where a call says nothing, a new client is asked, for that only.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,7 +16,8 @@ from confluent_kafka.admin import AdminClient
 from lpm_stream.errors import HubError
 from lpm_stream.hub.kafka_topic import Topic
 
-_ASK_SECONDS = 5.0
+_ASK_SECONDS = 2.0  # whoever reads a partition waits for the answer
+_KNOWN_SECONDS = 30.0  # how long an answer holds
 _TRY_SECONDS = 0.5
 _SAYS_NOTHING = {
     KafkaError._TRANSPORT,  # noqa: SLF001 - that is how they are called
@@ -50,10 +52,28 @@ def reason(topic: Topic, error: BaseException) -> str:
         topic: where.
         error: what it raised.
     """
-    cause = error.args[0] if error.args else error
-    if not isinstance(cause, KafkaError):
-        return str(cause)
-    return (cause.code() in _SAYS_NOTHING and no_connection(topic)) or cause.str()
+    return Reasons(topic).of(error)
+
+
+class Reasons:
+    """Why calls fail, for who makes many."""
+
+    def __init__(self, topic: Topic) -> None:
+        self._topic = topic
+        self._asked_at = -math.inf
+        self._known = ""
+
+    def of(self, error: BaseException) -> str:
+        """Why a call failed that raised this; the same as a moment ago where it does not say."""
+        cause = error.args[0] if error.args else error
+        if not isinstance(cause, KafkaError):
+            return str(cause)
+        if cause.code() not in _SAYS_NOTHING:
+            return cause.str()
+        if time.monotonic() - self._asked_at > _KNOWN_SECONDS:
+            self._known = no_connection(self._topic)
+            self._asked_at = time.monotonic()
+        return self._known or cause.str()
 
 
 def no_connection(topic: Topic) -> str:
