@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -121,6 +122,26 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
+def require_writable(target: Path | None) -> None:
+    """Looks whether a result can be written, before the work: nobody wants to learn it afterwards.
+
+    Raises:
+        LpmStreamError: if it cannot.
+    """
+    if target is None or _is_stdout(target):
+        return
+    written = target if target.exists() else target.parent
+    if target.is_dir() or not target.parent.is_dir() or not os.access(written, os.W_OK):
+        raise LpmStreamError(
+            f"--json {target}: cannot be written: name a file in a directory that exists, or - for stdout"
+        )
+
+
+def beside(json_file: Path | None) -> Console:
+    """Where lines for people go: to stdout, unless a command's `--json` has that for itself."""
+    return err if json_file is not None and _is_stdout(json_file) else console
+
+
 def write_json(target: Path, content: Any) -> None:
     """Writes a result; dataclasses become objects, instants ISO 8601.
 
@@ -128,13 +149,17 @@ def write_json(target: Path, content: Any) -> None:
         LpmStreamError: if the file cannot be written.
     """
     text = json.dumps(content, default=_plain, ensure_ascii=False, indent=2)
-    if str(target) == "-":
+    if _is_stdout(target):
         sys.stdout.write(f"{text}\n")
         return
     try:
         target.write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise LpmStreamError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _is_stdout(target: Path) -> bool:
+    return str(target) == "-"
 
 
 def _plain(value: Any) -> Any:

@@ -5,11 +5,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, stop_on_signals, the_feed, write_json
+from lpm_stream.cli.common import (
+    Feed,
+    Home,
+    Json,
+    beside,
+    console,
+    err,
+    opened,
+    require_writable,
+    stop_on_signals,
+    the_feed,
+    write_json,
+)
 from lpm_stream.cli.reconcile import FAULTS, chosen_fault
 from lpm_stream.cli.simulate import Companies, Rate, simulated_companies
 from lpm_stream.cli.status import rendered
@@ -70,6 +82,7 @@ def demo(
     settings = Settings.load(home)
     declare(settings, the_feed(feed, settings.home))
     with opened(home, feed, hub_url=hub, database_template=databases) as stream:
+        require_writable(json_file)
         with _screen() as show:
             asked = Demo(simulated_companies(companies), rate, port, seconds, wrong, stop, show)
             result = run_demo(stream, asked)
@@ -78,14 +91,14 @@ def demo(
             raise typer.Exit(_INTERRUPTED if seconds is not None else 0)
     if json_file:
         write_json(json_file, result)
-    _print(result)
+    _print(result, beside(json_file))
     if not (result.clean and result.as_expected):
         raise typer.Exit(1)
 
 
-def _print(result: "Result") -> None:
+def _print(result: "Result", out: Console) -> None:
     latency = result.latency_s
-    console.print(
+    out.print(
         f"{result.committed:,} changes committed, {result.delivered:,} delivered to {len(result.companies)} "
         f"companies; latency p50 {latency['p50']} s, p99 {latency['p99']} s; audit at version {result.version}: "
         f"{result.missing} missing, {result.different} different, {result.extra} extra, "
@@ -94,17 +107,17 @@ def _print(result: "Result") -> None:
         soft_wrap=True,
     )
     passed = sum(one.passed for one in result.checks)
-    console.print(f"{passed} of {len(result.checks)} checks passed; {len(result.alerts)} alerts", highlight=False)
+    out.print(f"{passed} of {len(result.checks)} checks passed; {len(result.alerts)} alerts", highlight=False)
     for check in result.checks:
         if not check.passed:
-            console.print(Text(f"{check.company}: check {check.name} fails ({check.severity})"), soft_wrap=True)
+            out.print(Text(f"{check.company}: check {check.name} fails ({check.severity})"), soft_wrap=True)
     for alert in result.alerts:
         whom = alert.company or "the feed"
-        console.print(Text(f"{whom}: alert {alert.cause}, {alert.state}, sent {alert.sent} times"), soft_wrap=True)
+        out.print(Text(f"{whom}: alert {alert.cause}, {alert.state}, sent {alert.sent} times"), soft_wrap=True)
     for one in result.faults:
         verdict = "found" if one.found else "not found, or not alone"
         where = one.file or "a file that does not come"
-        console.print(Text(f"{one.company}: fault {one.fault} in {where}: {verdict}"), soft_wrap=True)
+        out.print(Text(f"{one.company}: fault {one.fault} in {where}: {verdict}"), soft_wrap=True)
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from lpm_stream.cli.common import (
     Feed,
     Home,
     Json,
-    console,
+    beside,
     err,
     opened,
+    require_writable,
     set_up_logging,
     stop_on_signals,
     the_feed,
@@ -37,6 +38,7 @@ def publish(
     """Publish new commits of the source table to the hub, until caught up."""
     stop = stop_on_signals()
     with opened(home, feed) as stream:
+        require_writable(json_file)
         done = stream.publisher(from_version).drain(
             poll_seconds=stream.settings.poll_seconds,
             go_on=lambda: not stop.is_set(),
@@ -46,7 +48,7 @@ def publish(
     if json_file:
         write_json(json_file, done)
     _exit_on_standby(done.standby)
-    console.print(_published_line(done))
+    beside(json_file).print(_published_line(done))
 
 
 def deliver(home: Home = None, feed: Feed = None, json_file: Json = None) -> None:
@@ -55,6 +57,7 @@ def deliver(home: Home = None, feed: Feed = None, json_file: Json = None) -> Non
 
     stop = stop_on_signals()
     with opened(home, feed) as stream:
+        require_writable(json_file)
         done = stream.deliverer().drain(go_on=lambda: not stop.is_set(), until_caught_up=True)
         parked = parking.read_parked(stream.store, stream.spec.name)
     if json_file:
@@ -65,9 +68,10 @@ def deliver(home: Home = None, feed: Feed = None, json_file: Json = None) -> Non
         result = {"companies": companies, "refused": done.refused, "problems": done.problems}
         write_json(json_file, result | {"parked": {one.company: one.reason for one in parked.values()}})
     _exit_on_standby(done.standby)
-    console.print(f"delivered {done.changes:,} changes to {len(done.companies):,} companies")
+    out = beside(json_file)
+    out.print(f"delivered {done.changes:,} changes to {len(done.companies):,} companies")
     if done.refused:
-        console.print(f"{done.refused:,} rows were refused by their databases and are in quarantine")
+        out.print(f"{done.refused:,} rows were refused by their databases and are in quarantine")
     for one in parked.values():
         err.print(Text(f"company {one.company!r} is parked: {one.reason}", style="red"), soft_wrap=True)
     if done.problems or parked:

@@ -8,7 +8,17 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, stop_on_signals, write_json
+from lpm_stream.cli.common import (
+    Feed,
+    Home,
+    Json,
+    beside,
+    err,
+    opened,
+    require_writable,
+    stop_on_signals,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from lpm_stream.stream import Stream
@@ -30,6 +40,7 @@ def backfill(
 ) -> None:
     """Load companies from the source table, while the stream goes on for everybody else."""
     with opened(home, feed, create=False) as stream:
+        require_writable(json_file)
         _load(stream, companies, rebuild=replace, json_file=json_file)
 
 
@@ -47,6 +58,7 @@ def resync(
     from lpm_stream.resync import begin_anew
 
     with opened(home, feed) as stream:
+        require_writable(json_file)
         companies = company
         if companies is None:
             version = begin_anew(stream)
@@ -77,7 +89,7 @@ def _load(stream: "Stream", companies: Sequence[str], *, rebuild: bool, json_fil
             continue
         refused = f"; {one.loaded.refused:,} rows are in quarantine" if one.loaded.refused else ""
         what = f"{one.loaded.rows:,} rows at version {one.loaded.version}{refused}"
-        console.print(Text(f"company {one.company!r} is loaded: {what}"), soft_wrap=True)
+        beside(json_file).print(Text(f"company {one.company!r} is loaded: {what}"), soft_wrap=True)
     if len(done) < len(companies) or any(one.loaded is None for one in done):
         raise typer.Exit(1)
 

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from lpm_stream.cli.common import Feed, Home, Json, console, instant, opened, write_json
+from lpm_stream.cli.common import Feed, Home, Json, beside, console, instant, opened, write_json
 from lpm_stream.errors import LpmStreamError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def simulate_legacy(
         write_json(json_file, written)
     for one in written:
         what = f"{one.path}: {one.rows:,} rows" if one.path else f"{one.company}: no file yet"
-        console.print(Text(f"{what}, with fault {one.fault}" if one.fault else what), soft_wrap=True)
+        beside(json_file).print(Text(f"{what}, with fault {one.fault}" if one.fault else what), soft_wrap=True)
 
 
 def chosen_fault(name: str | None) -> "Fault | None":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lpm_stream.cli.common import Feed, Home, Json, console, opened, stop_on_signals, write_json
+from lpm_stream.cli.common import Feed, Home, Json, beside, opened, require_writable, stop_on_signals, write_json
 
 Rate = Annotated[float, typer.Option(min=0.1, help="Changed rows a second, all companies together.")]
 Companies = Annotated[int, typer.Option(min=1, max=10_000, help="Number of companies.")]
@@ -26,6 +26,7 @@ def simulate(
 
     stop = stop_on_signals()
     with opened(home, feed) as stream:
+        require_writable(json_file)
         ids = simulated_companies(companies)
         for company in ids:
             registry.register(stream.store, company)
@@ -33,7 +34,7 @@ def simulate(
         done = simulator.run(stop, math.inf if seconds is None else seconds)
     if json_file:
         write_json(json_file, done)
-    console.print(f"committed {done.changes:,} changed rows in {done.versions:,} versions")
+    beside(json_file).print(f"committed {done.changes:,} changed rows in {done.versions:,} versions")
 
 
 def simulated_companies(count: int) -> list[str]:

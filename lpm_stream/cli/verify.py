@@ -10,7 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, write_json
+from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, require_writable, write_json
 from lpm_stream.errors import LpmStreamError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def verify(
     from lpm_stream.control import leases
 
     with opened(home, feed, create=False) as stream:
+        require_writable(json_file)
         companies = _companies(stream, company)
         running = leases.at_work(leases.holders(stream.store), "deliver", stream.spec.name) is not None
         with _progress() as progress:

@@ -25,12 +25,11 @@ COMPANIES = {"COMPANY-01", "COMPANY-02"}
 
 def demo(home: Path, *asked: str) -> Any:
     """What a demo of two companies has found; it ends well."""
-    out = home / "out.json"
-    places = ["--port", str(free_port()), "--dir", str(home / "home"), "--json", str(out)]
+    places = ["--port", str(free_port()), "--dir", str(home / "home"), "--json", "-"]
     command = [sys.executable, "-m", "lpm_stream", "demo", *asked, "--companies", "2", "--rate", "50", *places]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(out.read_text())
+    return json.loads(done.stdout)
 
 
 @pytest.mark.skipif(not {"LPM_TEST_ALL", "CI"} & os.environ.keys(), reason="takes a minute: make test-all")
