@@ -12,6 +12,7 @@ from lpm_stream.control.backfills import Backfill
 from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
 from lpm_stream.errors import HubError
+from lpm_stream.source.failure import unreadable
 from lpm_stream.stream import Stream
 
 _WINDOW = timedelta(minutes=5)
@@ -192,7 +193,7 @@ def _newest_version(stream: Stream, cursor: progress.Cursor | None) -> tuple[int
         return DeltaTable(stream.table).version(), []
     except (DeltaError, OSError) as error:
         known = cursor.newest_version if cursor else -1
-        return known, [f"table {stream.table} cannot be read: {str(error).splitlines()[0]}"]
+        return known, [str(unreadable(stream.table, error))]
 
 
 def read_backlog(stream: Stream) -> Backlog:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 
 from lpm_stream.audit.buckets import HASH
 from lpm_stream.audit.canonical import from_table
@@ -16,6 +16,7 @@ from lpm_stream.errors import SourceError
 from lpm_stream.feed.schema import fit
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.source.delta import schema_of
+from lpm_stream.source.failure import unreadable
 
 _STREAM = "table_stream"
 
@@ -34,13 +35,9 @@ def pin(
     """
     try:
         table = DeltaTable(location, version=version, storage_options=dict(storage_options or {}))
-    except TableNotFoundError as error:
-        raise SourceError(
-            f"no Delta table at {location}: check LPM_STREAM_TABLES_URL (or create the table)"
-        ) from error
     except (DeltaError, OSError) as error:
         asked = "" if version is None else f" at version {version}"
-        raise SourceError(f"table {location} cannot be opened{asked}: {one_line(error)}") from error
+        raise unreadable(location, error, f"cannot be opened{asked}") from error
     fit(spec, schema_of(table))
     return table
 

@@ -9,6 +9,7 @@ from deltalake.exceptions import DeltaError
 from lpm_stream.checks.result import Result, Value, severity
 from lpm_stream.control import progress, registry
 from lpm_stream.errors import SourceError
+from lpm_stream.source.failure import one_line
 from lpm_stream.status import CompanyStatus, Status, read_status
 from lpm_stream.stream import Stream
 
@@ -82,7 +83,7 @@ def _unpublished_seconds(stream: Stream, status: Status, now: datetime) -> float
     try:
         commits = DeltaTable(stream.table).history(behind)
     except (DeltaError, OSError) as error:
-        raise SourceError(f"the log of table {stream.table} cannot be read: {error}".splitlines()[0]) from error
+        raise SourceError(f"the log of table {stream.table} cannot be read: {one_line(error)}") from error
     times = [
         commit["timestamp"] / 1000
         for commit in commits

@@ -105,6 +105,8 @@ def instant(text: str | None, option: str) -> datetime | None:
 
 def set_up_logging(*, debug: bool) -> None:
     """Sends what happens to stderr; results go to stdout."""
+    if not debug:
+        os.environ.setdefault("RUST_LOG", "error")  # deltalake warns of every retry, past all that is set up here
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(message)s",

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 
-from lpm_stream.errors import SchemaError, SourceError
+from lpm_stream.errors import SchemaError
 from lpm_stream.feed.schema import fit
 from lpm_stream.feed.spec import FeedSpec
-from lpm_stream.source.delta import has_cdf, no_table, schema_of
+from lpm_stream.source.delta import has_cdf, schema_of
+from lpm_stream.source.failure import unreadable
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,8 @@ def look(spec: FeedSpec, location: str) -> TableState:
             held_columns=held,
             misfit=misfit,
         )
-    except TableNotFoundError as error:
-        raise no_table(location) from error
-    except DeltaError as error:
-        raise SourceError(f"table {location} cannot be read: {str(error).splitlines()[0]}") from error
+    except (DeltaError, OSError) as error:  # OSError: the object store does not answer
+        raise unreadable(location, error) from error
 
 
 def _fit(spec: FeedSpec, table: DeltaTable) -> tuple[tuple[str, ...], str | None]:

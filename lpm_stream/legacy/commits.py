@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from lpm_stream.audit.scratch import one_line
 from lpm_stream.errors import SourceError
+from lpm_stream.source.failure import one_line
 
 _FIRST_LOOK = 256  # commits; then twice as many until it is enough
 

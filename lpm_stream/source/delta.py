@@ -10,11 +10,12 @@ from typing import Any
 
 import polars as pl
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 
 from lpm_stream.errors import SourceError
 from lpm_stream.feed.schema import Fit, fit
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.source.failure import unreadable
 
 CDF_PROPERTY = "delta.enableChangeDataFeed"
 
@@ -67,7 +68,7 @@ class DeltaSource:
             expected = self._newest.version() - known + 1
             commits = [commit | {"version": None} for commit in self._newest.history(expected)]
         except (DeltaError, OSError) as error:  # OSError: the object store does not answer
-            raise SourceError(f"table {self.location} cannot be read: {_first_line(error)}") from error
+            raise unreadable(self.location, error) from error
         # A table created anew in the same place goes unnoticed by the open one: it only looks for later versions.
         if str(self._newest.metadata().id) != self.table_id or self._newest_commit not in [*commits, None]:
             raise SourceError(
@@ -97,7 +98,7 @@ class DeltaSource:
         try:
             commits = self._newest.history(back + 1)
         except (DeltaError, OSError) as error:
-            raise SourceError(f"table {self.location} cannot be read: {_first_line(error)}") from error
+            raise unreadable(self.location, error) from error
         if len(commits) != back + 1:  # not every writer tells of its commits
             return None
         told = json.dumps(commits[-1] | {"version": None}, sort_keys=True, default=str)
@@ -184,9 +185,7 @@ class DeltaSource:
         except (DeltaError, OSError) as error:
             if version is not None:
                 raise self._gone(version, error) from error
-            if isinstance(error, TableNotFoundError):
-                raise no_table(self.location) from error
-            raise SourceError(f"table {self.location} cannot be opened: {_first_line(error)}") from error
+            raise unreadable(self.location, error, "cannot be opened") from error
 
     def _require_cdf(self) -> None:
         if not has_cdf(self._newest):
@@ -201,15 +200,6 @@ def has_cdf(table: DeltaTable) -> bool:
     return table.metadata().configuration.get(CDF_PROPERTY, "false").lower() == "true"
 
 
-def no_table(location: str) -> SourceError:
-    """What to say where there is no table."""
-    return SourceError(f"no Delta table at {location}: check LPM_STREAM_TABLES_URL (or create the table)")
-
-
 def schema_of(table: DeltaTable) -> dict[str, pl.DataType]:
     """The columns of a table as polars types."""
     return dict(pl.Schema(table.schema().to_arrow()))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

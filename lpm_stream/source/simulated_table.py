@@ -14,6 +14,7 @@ from lpm_stream.errors import SourceError
 from lpm_stream.feed.schema import contract_schema
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.source.delta import CDF_PROPERTY
+from lpm_stream.source.failure import one_line
 
 T = TypeVar("T")
 
@@ -138,8 +139,7 @@ class SimulatedTable:
         try:
             yield
         except (DeltaError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise SourceError(f"table {self._location} cannot be written: {reason}") from error
+            raise SourceError(f"table {self._location} cannot be written: {one_line(error)}") from error
 
 
 def _create(spec: FeedSpec, location: str) -> DeltaTable:

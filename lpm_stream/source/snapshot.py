@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import polars as pl
 from deltalake import DeltaTable, QueryBuilder
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 
 from lpm_stream.errors import SourceError
 from lpm_stream.feed.schema import fit
 from lpm_stream.feed.spec import FeedSpec
-from lpm_stream.source.delta import no_table, schema_of
+from lpm_stream.source.delta import schema_of
+from lpm_stream.source.failure import one_line, unreadable
 
 # By default as many files are read at the same time as there are cores, each with its row groups in memory.
 _FILES_AT_ONCE = "SET datafusion.execution.target_partitions = 1"
@@ -28,10 +29,8 @@ class Snapshot:
         self._spec = spec
         try:
             self._table = DeltaTable(location)
-        except TableNotFoundError as error:
-            raise no_table(location) from error
         except (DeltaError, OSError) as error:
-            raise SourceError(f"table {location} cannot be opened: {str(error).splitlines()[0]}") from error
+            raise unreadable(location, error, "cannot be opened") from error
         self.version = self._table.version()
         self.fit = fit(spec, schema_of(self._table))
 
@@ -73,8 +72,7 @@ class Snapshot:
                 yield pl.DataFrame(batch)
         except (DeltaError, OSError) as error:
             raise SourceError(
-                f"version {self.version} of table {self._table.table_uri} cannot be read: "
-                f"{str(error).splitlines()[0]}"
+                f"version {self.version} of table {self._table.table_uri} cannot be read: {one_line(error)}"
             ) from error
 
 

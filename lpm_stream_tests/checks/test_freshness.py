@@ -67,4 +67,4 @@ def test_what_cannot_be_told_is_not_well(published):
     shutil.rmtree(published.table)
     passed, said = told(published)["A"]
     assert not passed
-    assert "cannot be told: table" in said
+    assert "cannot be told: no Delta table at" in said
