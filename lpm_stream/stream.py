@@ -97,6 +97,8 @@ def open_hub(settings: Settings) -> Hub:
     """
     kind, _, location = secret.resolved(settings.hub_url, "LPM_STREAM_HUB_URL").partition(":")
     if kind == "local":
+        if not location:
+            raise LpmStreamError("LPM_STREAM_HUB_URL: local: names no directory; give local:DIRECTORY")
         return LocalHub(Path(location), settings.hub_partitions, settings.hub_retention_hours)
     if kind == "eventhubs":
         return _event_hubs(location)

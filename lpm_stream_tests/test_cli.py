@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import lpm_stream.status
+from lpm_stream.cli import main
 from lpm_stream.cli.drains import _published_line
 from lpm_stream_tests.example import append, orders, publish
 
@@ -41,6 +43,28 @@ def test_errors_are_one_line(tmp_path, arguments, variables, message):
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def broken(row: object) -> None:
+    raise KeyError(row)
+
+
+def test_a_defect_is_one_line_that_quotes_nothing(stream, monkeypatch, capsys):
+    monkeypatch.setattr(lpm_stream.status, "_companies", lambda *_: broken("a call record"))
+    asked = ["status", "--dir", str(stream.settings.home), "--feed", "tdr"]
+    monkeypatch.setattr(sys, "argv", ["lpm-stream", *asked])
+    with pytest.raises(SystemExit, match="4"):
+        main()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.fullmatch(
+        r"error: KeyError in lpm_stream/status\.py, line \d+: a defect of lpm_stream; lpm-stream --debug COMMAND "
+        r"shows more\n",
+        shown.err,
+    )
+    monkeypatch.setattr(sys, "argv", ["lpm-stream", "--debug", *asked])
+    with pytest.raises(KeyError, match="a call record"):
+        main()
 
 
 def test_looking_creates_nothing(tmp_path):

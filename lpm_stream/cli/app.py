@@ -1,12 +1,15 @@
 """The commands, and how errors reach the user."""
 
 import sys
-from typing import Annotated
+import traceback
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.text import Text
 
+import lpm_stream
 from lpm_stream.cli import (
     alerts,
     audit,
@@ -67,15 +70,28 @@ def options(
 
 
 def main() -> None:
-    """Runs a command. Errors with an explanation become one line and exit code 2."""
+    """Runs a command. Errors with an explanation become one line and exit code 2; any other is a defect, and 4."""
     try:
         app()
-    except (LpmStreamError, ValidationError) as error:
+    except Exception as error:
         if "--debug" in sys.argv:
             raise
-        message = Text("error: ", style="bold red").append(_one_line(error), style="not bold default")
-        err.print(message, soft_wrap=True)
-        sys.exit(2)
+        if isinstance(error, LpmStreamError | ValidationError):
+            _end(_one_line(error), 2)
+        _end(_defect(error), 4)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    err.print(Text("error: ", style="bold red").append(message, style="not bold default"), soft_wrap=True)
+    sys.exit(code)
+
+
+def _defect(error: Exception) -> str:
+    """What a defect is and where it shows; its text is left out, since that may quote rows."""
+    ours = Path(lpm_stream.__file__).parent
+    [*_, last] = [one for one in traceback.extract_tb(error.__traceback__) if ours in Path(one.filename).parents]
+    where = f"{Path(last.filename).relative_to(ours.parent)}, line {last.lineno}"
+    return f"{type(error).__name__} in {where}: a defect of lpm_stream; lpm-stream --debug COMMAND shows more"
 
 
 def _one_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import SQLITE_CANTOPEN, SQLITE_FULL, SQLITE_IOERR, SQLITE_READONLY
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,8 @@ from lpm_stream.wal import use_wal
 HEAD = "0011"
 _BUSY_SECONDS = 10
 _READS = "lpm_stream_reads"
+_OF_THE_DISK = frozenset({SQLITE_CANTOPEN, SQLITE_FULL, SQLITE_IOERR, SQLITE_READONLY})
+_PRIMARY = 0xFF  # of a code of SQLite's: what kind it is of, https://www.sqlite.org/rescode.html
 
 
 class ControlStore:
@@ -110,14 +113,15 @@ def among(table: sa.Table, keys: Sequence[Mapping[str, Any]]) -> sa.ColumnElemen
 
 def _engine(url: str) -> sa.Engine:
     parsed = database_url.parse(url, "LPM_STREAM_CONTROL_URL")
+    kind = parsed.get_backend_name()
+    if kind not in {"sqlite", "postgresql"}:
+        raise LpmStreamError(
+            f"LPM_STREAM_CONTROL_URL: the control store cannot be in {kind}: give a URL of SQLite or PostgreSQL"
+        )
     try:
-        if parsed.get_backend_name() == "postgresql":
-            return _postgresql_engine(parsed)
-        if parsed.get_backend_name() != "sqlite":
-            return sa.create_engine(parsed, pool_pre_ping=True)
+        return _postgresql_engine(parsed) if kind == "postgresql" else _sqlite_engine(parsed)
     except (sa.exc.ArgumentError, ValueError, ImportError, TargetFaultError) as error:
         raise LpmStreamError(f"LPM_STREAM_CONTROL_URL: {error}; give a SQLAlchemy URL") from None
-    return _sqlite_engine(parsed)
 
 
 def _postgresql_engine(url: sa.URL) -> sa.Engine:
@@ -181,4 +185,11 @@ def _explained(engine: sa.Engine) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         where = engine.url.render_as_string(hide_password=True)
-        raise LpmStreamError(f"control store {where}: {' '.join(str(error.orig).split())}") from error
+        said = " ".join(str(error.orig).split())
+        raise LpmStreamError(f"control store {where}: {said}{_advice(error.orig)}") from error
+
+
+def _advice(error: BaseException | None) -> str:
+    """What to look at, where it is the disk: SQLite calls most of what a full one does an I/O error."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return "; check free space and permissions" if code & _PRIMARY in _OF_THE_DISK else ""

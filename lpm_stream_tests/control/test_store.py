@@ -96,7 +96,7 @@ def test_a_locked_store_is_an_error(tmp_path, monkeypatch):
         closing(sqlite3.connect(tmp_path / "c.db")) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(LpmStreamError, match=r"c\.db.*locked"):
+        with pytest.raises(LpmStreamError, match=r"c\.db.*locked$"):
             registry.register(store, "A")
         assert registry.registered(store) == []
         other.rollback()
@@ -121,6 +121,21 @@ def test_a_full_store_is_an_error_and_keeps_what_it_has(tmp_path):
         fill()
     assert "A" in registry.registered(store)
     store.close()
+
+
+def test_where_the_disk_is_full_it_is_said_what_to_check(tmp_path):
+    """As on a disk that has no room for another byte: SQLite calls that an I/O error."""
+    url = f"sqlite:///{tmp_path}/control.db"
+    ControlStore(url).close()
+    script = (
+        "import resource, sys; from lpm_stream.control.store import ControlStore\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "try: ControlStore(sys.argv[1])\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"LpmStreamError control store {url}: ")
+    assert done.stdout.endswith("; check free space and permissions\n")
 
 
 def test_a_file_of_garbage_is_an_error(tmp_path):
@@ -159,6 +174,12 @@ def test_without_the_driver_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(LpmStreamError, match=r"pip install 'lpm-stream\[postgresql\]'"):
         ControlStore("postgresql://host/db")
+
+
+@pytest.mark.parametrize("kind", ["mssql+pyodbc", "mssql+mssqlpython", "mysql"])
+def test_a_store_of_another_kind_is_refused_before_anything_is_tried(kind):
+    with pytest.raises(LpmStreamError, match=f"control store cannot be in {kind.partition('+')[0]}: give a URL"):
+        ControlStore(f"{kind}://me@127.0.0.1:1/d")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lpm_stream.errors import HubError, HubGapError
+from lpm_stream.errors import HubError, HubGapError, LpmStreamError
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Received
+from lpm_stream.settings import Settings
+from lpm_stream.stream import open_hub
 from lpm_stream_tests.hub.messages import message
 
 COMPANIES = ["A", "B", "C", "Zürich 🚑"]
@@ -20,6 +22,13 @@ COMPANIES = ["A", "B", "C", "Zürich 🚑"]
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "hub"
+
+
+def test_a_url_without_a_directory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LpmStreamError, match="LPM_STREAM_HUB_URL: local: names no directory"):
+        open_hub(Settings(hub_url="local:"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def opened(directory: Path, partitions: int = 1, retention_hours: float = 1.0) -> LocalHub:
