@@ -7,7 +7,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from lpm_stream.cli.common import Feed, Home, Json, console, err, opened, stop_on_signals, write_json
+from lpm_stream.cli.common import (
+    Feed,
+    Home,
+    Json,
+    beside,
+    console,
+    err,
+    opened,
+    require_writable,
+    stop_on_signals,
+    write_json,
+)
 from lpm_stream.errors import LpmStreamError
 
 if TYPE_CHECKING:
@@ -89,8 +100,8 @@ def replay(
     from lpm_stream.delivery.replay import replay_all
 
     stop = stop_on_signals()
-    out = err if str(json_file) == "-" else console
     with opened(home, feed, create=False) as stream:
+        require_writable(json_file)
         chosen = _chosen(stream, ids, company, everything=everything)
         done = replay_all(stream, chosen, go_on=lambda: not stop.is_set())
     if json_file:
@@ -100,7 +111,7 @@ def replay(
         if one.problem:
             err.print(Text(f"company {one.company!r}: {one.problem}", style="red"), soft_wrap=True)
             continue
-        out.print(
+        beside(json_file).print(
             Text(
                 f"company {one.company!r}: {one.applied:,} delivered, {one.superseded:,} superseded, "
                 f"{one.refused:,} still refused"
