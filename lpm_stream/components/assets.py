@@ -45,6 +45,6 @@ def company_asset(spec: FeedSpec) -> dg.AssetsDefinition:
         if config.load_from == "stream":
             return deliver_now(spec, context.partition_key)
         with acting(context):
-            return load_now(spec, context.partition_key, rebuild=config.rebuild)
+            return load_now(spec, context, rebuild=config.rebuild)
 
     return deliver

@@ -93,6 +93,11 @@ def company_metadata(rows: int, latencies: Latencies, newest: Delivered | None) 
     return metadata
 
 
+def loading_metadata(rows: int, total: int) -> Metadata:
+    """Of the table of a company that is being loaded: how many of its rows are read, and how many it has."""
+    return {"rows_read": dg.MetadataValue.int(rows), "rows_in_all": dg.MetadataValue.int(total)}
+
+
 def parked_metadata(state: Parked) -> Metadata:
     """Of the table of a company that is parked."""
     return {

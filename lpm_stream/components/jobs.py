@@ -105,7 +105,7 @@ def resync_job(spec: FeedSpec) -> dg.JobDefinition:
     @dg.op(name=f"begin_{spec.name}_anew")
     def begin_anew(context: dg.OpExecutionContext) -> None:
         with acting(context):
-            loaded = resync_now(spec)
+            loaded = resync_now(spec, context)
         context.log.info("%d companies loaded", loaded)
 
     @dg.job(

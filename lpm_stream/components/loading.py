@@ -1,13 +1,16 @@
 """What the jobs do that load companies from the table or empty their quarantine."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 
 import dagster as dg
 
 from lpm_stream import resync
-from lpm_stream.components.partitions import company_of
+from lpm_stream.components.events import loading_metadata
+from lpm_stream.components.keys import company_key
+from lpm_stream.components.partitions import company_of, partition_key
 from lpm_stream.components.stopping import until_told_to_stop
 from lpm_stream.control import quarantine, registry
 from lpm_stream.delivery.backfill import backfill
@@ -19,31 +22,39 @@ from lpm_stream.stream import open_stream
 
 log = logging.getLogger(__name__)
 
-_TELL_SECONDS = 5.0
+_TELL_SECONDS = 10.0
 
 
 class _Teller:
-    """Logs how far a load is, now and then."""
+    """Tells how far a load is, now and then: in the log, and as observations of the company's table.
 
-    def __init__(self) -> None:
-        self._told = 0.0
+    An observation's metadata can be seen while the run goes on, and Dagster plots it.
+    """
+
+    def __init__(self, spec: FeedSpec, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
+        self._asset = company_key(spec)
+        self._context = context
+        self._told = -math.inf
 
     def tell(self, company: str, rows: int, total: int) -> None:
-        """Notes that so many rows are loaded."""
+        """Notes that so many rows of a company are read."""
         if time.monotonic() - self._told > _TELL_SECONDS or rows == total:
             self._told = time.monotonic()
             log.info("company %r: %s of %s rows", company, f"{rows:,}", f"{total:,}")
+            metadata = loading_metadata(rows, total)
+            partition = partition_key(company)
+            self._context.log_event(dg.AssetObservation(self._asset, partition=partition, metadata=metadata))
 
 
-def load_now(spec: FeedSpec, key: str, *, rebuild: bool) -> dg.MaterializeResult[None]:
-    """Loads the company of a partition key from the table.
+def load_now(spec: FeedSpec, context: dg.AssetExecutionContext, *, rebuild: bool) -> dg.MaterializeResult[None]:
+    """Loads the company of the run's partition from the table.
 
     Raises:
         LpmStreamError: as `backfill` does.
     """
-    teller = _Teller()
+    teller = _Teller(spec, context)
     with open_stream(Settings.load(), spec) as stream:
-        company = company_of(registry.registered(stream.store, stream.spec.name), key)
+        company = company_of(registry.registered(stream.store, stream.spec.name), context.partition_key)
         done = backfill(
             stream,
             company,
@@ -80,7 +91,7 @@ def discard_now(spec: FeedSpec, key: str, ids: Sequence[str]) -> int:
         return quarantine.discard(stream.store, spec.name, [one for one in found if not ids or one.id in ids])
 
 
-def resync_now(spec: FeedSpec) -> int:
+def resync_now(spec: FeedSpec, context: dg.OpExecutionContext) -> int:
     """Begins the feed anew at the table's newest version, and loads all companies; returns their number.
 
     Raises:
@@ -89,7 +100,7 @@ def resync_now(spec: FeedSpec) -> int:
     with open_stream(Settings.load(), spec) as stream:
         resync.begin_anew(stream)
         companies = registry.registered(stream.store, stream.spec.name)
-        tell = _Teller().tell
+        tell = _Teller(spec, context).tell
         done = list(resync.load(stream, companies, rebuild=False, go_on=until_told_to_stop, tell=tell))
     problems = [f"{one.company!r}: {one.problem}" for one in done if one.loaded is None]
     if problems or len(done) < len(companies):

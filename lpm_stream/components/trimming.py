@@ -155,8 +155,10 @@ def _trim_runs(instance: dg.DagsterInstance, storage: SqlEventLogStorage, before
 
 def _runs_of_the_newest(connect: _Connect) -> set[str]:
     """The runs without which an asset, a partition or a check would look as if it had never been."""
-    kinds = (DagsterEventType.ASSET_MATERIALIZATION.value, DagsterEventType.ASSET_OBSERVATION.value)
-    newest = sa.select(sa.func.max(_EVENTS.c.id)).where(_EVENTS.c.dagster_event_type.in_(kinds))
+    kind = _EVENTS.c.dagster_event_type
+    made = kind == DagsterEventType.ASSET_MATERIALIZATION.value
+    seen = (kind == DagsterEventType.ASSET_OBSERVATION.value) & _EVENTS.c.partition.is_(None)  # no load's progress
+    newest = sa.select(sa.func.max(_EVENTS.c.id)).where(made | seen)
     newest = newest.group_by(_EVENTS.c.asset_key, _EVENTS.c.dagster_event_type, _EVENTS.c.partition)
     of_events = sa.select(_EVENTS.c.run_id).where(_EVENTS.c.id.in_(newest))
     of_checks = sa.select(_CHECKS.c.run_id).where(_CHECKS.c.id.in_(_newest_evaluation_ids()))

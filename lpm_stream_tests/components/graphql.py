@@ -30,7 +30,10 @@ query Events($path: [String!]!, $partitions: [String!]) {
         runId
         metadataEntries { label ... on IntMetadataEntry { intValue } ... on FloatMetadataEntry { floatValue } }
       }
-      assetObservations(limit: 10) { metadataEntries { label ... on IntMetadataEntry { intValue } } }
+      assetObservations(partitions: $partitions, limit: 10) {
+        runId
+        metadataEntries { label ... on IntMetadataEntry { intValue } }
+      }
     }
   }
 }
@@ -53,6 +56,24 @@ mutation Launch($path: [String!]!, $tags: [ExecutionTag!]!) {
     __typename
     ... on LaunchRunSuccess { run { runId } }
     ... on PythonError { message }
+  }
+}
+"""
+
+BACKFILL = """
+mutation Backfill($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
+
+BACKFILLED = """
+query Backfilled($id: String!) {
+  partitionBackfillOrError(backfillId: $id) {
+    ... on PartitionBackfill { status runs { runId } }
   }
 }
 """

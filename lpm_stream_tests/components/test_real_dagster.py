@@ -3,8 +3,10 @@
 import itertools
 import shutil
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,12 @@ from urllib.error import URLError
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 import lpm_stream
+from lpm_stream.audit.run import audit
 from lpm_stream.components.partitions import partition_key
-from lpm_stream.control.registry import register
+from lpm_stream.control.registry import database_urls, register
 from lpm_stream.demo.dagster import Dagster, running_dagster
 from lpm_stream.feed.load import load_feeds
 from lpm_stream.legacy.location import open_location
@@ -25,6 +29,8 @@ from lpm_stream.settings import Settings
 from lpm_stream.source.simulate import Simulator
 from lpm_stream.stream import open_stream
 from lpm_stream_tests.components.graphql import (
+    BACKFILL,
+    BACKFILLED,
     CHECK,
     CHECKED,
     EVENTS,
@@ -41,7 +47,7 @@ PROJECT = Path(lpm_stream.__file__).parents[1]
 COMPANIES = ["ACME", 'it\'s "a/b...c"', "Zürich 🚑"]
 SOURCE, HUB, TABLE = ["lakehouse", "tdr_streaming"], ["hub", "tdr_messages"], ["companies", "tdr"]
 HEALTH = ["companies", "tdr_health"]
-PATIENCE = 100  # seconds; far more than any of this takes
+PATIENCE = 400  # seconds; far more than any of this takes
 
 
 def eventually(look: Callable[[], Any]) -> Any:
@@ -135,7 +141,63 @@ def test_legacy_files_and_a_check_by_hand(settings, traffic, dagster):
     assert found["evaluation"] == passed | {"partition": keys[1]}
 
 
-def test_sensors_partitions_and_a_run(traffic, dagster):
+def lost_rows(settings: Settings) -> dict[str, tuple[int, int]]:
+    """How many of its rows each company's database lacks, by partition key, and how many it has to have."""
+    [spec] = load_feeds().values()
+    with open_stream(settings, spec) as stream:
+        databases = database_urls(stream.store, settings)
+        report = audit(stream.spec, stream.table, databases, scratch=settings.home / "scratch")
+    return {partition_key(one.company): (one.counts.missing, one.counts.rows_in_table) for one in report.companies}
+
+
+def lose_all_rows(settings: Settings) -> None:
+    """Empties the companies' tables behind everybody's back: only a load from the table brings the rows back."""
+    [spec] = load_feeds().values()
+    with open_stream(settings, spec) as stream:
+        databases = database_urls(stream.store, settings)
+    for url in databases.values():
+        path = sa.make_url(url).database
+        assert path is not None
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(f'DELETE FROM "{spec.name}"')
+
+
+def backfill(dagster: Dagster, **which: Any) -> set[str]:
+    """Backfills companies as the page of the job does; the ids of the runs that this took, which ended well."""
+    place = {"repositoryLocationName": "lpm_stream", "repositoryName": "__repository__"}
+    job = {"partitionSetName": "backfill_tdr_partition_set", "repositorySelector": place}
+    params = {"selector": job, "assetSelection": [{"path": TABLE}], "fromFailure": False, "tags": []} | which
+    backfill_id = ask(dagster.url, BACKFILL, params=params)["backfillId"]
+
+    def ended() -> Any:
+        dagster.require_alive()
+        found = ask(dagster.url, BACKFILLED, id=backfill_id)
+        return found if found["status"] not in {"REQUESTED", "COMPLETED"} else None
+
+    done = eventually(ended)
+    assert done["status"] == "COMPLETED_SUCCESS", done
+    return {run["runId"] for run in done["runs"]}
+
+
+def assert_loaded(dagster: Dagster, runs: set[str], rows: dict[str, int]) -> None:
+    """Each company was loaded by one of the runs, which told how far it was.
+
+    Args:
+        dagster: is asked.
+        runs: their ids.
+        rows: how many each company has, by partition key.
+    """
+    assert len(runs) == len(rows)
+    for key, count in rows.items():
+        found = ask(dagster.url, EVENTS, path=TABLE, partitions=[key])
+        [made] = [one for one in found["assetMaterializations"] if one["runId"] in runs]
+        assert numbers(made)["rows"] == count
+        told = [numbers(one) for one in found["assetObservations"] if one["runId"] == made["runId"]]
+        assert told[0] == {"rows_read": count, "rows_in_all": count}
+
+
+@pytest.mark.timeout(900)
+def test_sensors_partitions_runs_and_backfills(settings, traffic, dagster):
     keys = sorted(partition_key(company) for company in COMPANIES)
 
     def question(query: str, **variables: Any) -> Any:
@@ -179,3 +241,10 @@ def test_sensors_partitions_and_a_run(traffic, dagster):
     assert numbers(newest_event)["watermark_version"] == 4
     for key in keys:
         assert question(STALENESS, path=TABLE, partition=key) == {"staleStatus": "FRESH", "staleCauses": []}
+
+    lose_all_rows(settings)
+    rows = {key: count for key, (_, count) in lost_rows(settings).items()}
+    assert_loaded(dagster, backfill(dagster, partitionNames=keys[:2]), {key: rows[key] for key in keys[:2]})
+    assert lost_rows(settings) == {key: (0 if key in keys[:2] else rows[key], rows[key]) for key in keys}
+    assert_loaded(dagster, backfill(dagster, allPartitions=True), rows)
+    assert lost_rows(settings) == {key: (0, rows[key]) for key in keys}
