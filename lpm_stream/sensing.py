@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ONBOARD_SENSOR, ONBOARD_JOB, ONBOARD_OP = "onboard_new_partitions", "onboard_company", "onboard"
 TIDY = "tidy"
 
-_JOBS = ("backfill", "replay_quarantine", "discard_quarantine", "resync", "check")
+_JOBS = ("backfill", "replay_quarantine", "discard_quarantine", "discard_nobodys_quarantine", "resync", "check")
 _FAILURES_IN_A_ROW = 3  # of a sensor's ticks; a code location that is reloaded fails one
 _TICKS = 50
 
@@ -31,6 +31,11 @@ class Failing:
 def files_sensor(feed: str) -> str:
     """The name of the sensor that sees legacy files come."""
     return f"watch_{feed}_files"
+
+
+def replay_job_name(feed: str) -> str:
+    """The name of the job that replays a company's rows in quarantine."""
+    return f"replay_quarantine_{feed}"
 
 
 def is_sensor_of(feed: str, name: str) -> bool:

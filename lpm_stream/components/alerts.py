@@ -20,9 +20,9 @@ from lpm_stream.alerts.run import Round, run
 from lpm_stream.components.keys import company_key, hub_key, source_key
 from lpm_stream.components.partitions import by_partition_key, partition_key
 from lpm_stream.components.stopping import for_seconds
-from lpm_stream.control import entries, registry
+from lpm_stream.control import entries, quarantine, registry
 from lpm_stream.feed.spec import FeedSpec
-from lpm_stream.sensing import ONBOARD_JOB, ONBOARD_OP, failing, is_job_of, is_sensor_of
+from lpm_stream.sensing import ONBOARD_JOB, ONBOARD_OP, failing, is_job_of, is_sensor_of, replay_job_name
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
 
@@ -89,12 +89,15 @@ def _runs_failed(stream: Stream, instance: dg.DagsterInstance, now: datetime) ->
             newest.setdefault(_job_and_partition(record), record)
     companies = by_partition_key(registry.registered(stream.store, stream.spec.name)) if newest else {}
     removed = _removed_partitions(stream) if newest else set()
+    quarantined = quarantine.counts(stream.store, stream.spec.name) if newest else {}
     for (job, partition), record in newest.items():
         if job != ONBOARD_JOB and partition in removed:  # an onboarding was to bring it back
             continue
+        company = companies.get(partition, "")
+        if company and job == replay_job_name(stream.spec.name) and company not in quarantined:
+            continue  # its rows were discarded, or replayed by other means
         if _was_made_up_for(stream, instance, record):
             continue
-        company = companies.get(partition, "")
         of = f" for company {company!r}" if company else f" for partition {partition!r}" if partition else ""
         yield Cause(
             kind=_run_kind(job, "" if company else partition),

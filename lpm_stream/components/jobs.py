@@ -1,5 +1,6 @@
 """The jobs that people start: loading companies from the table, and emptying their quarantine."""
 
+import shlex
 from typing import Any, Literal
 
 import dagster as dg
@@ -7,10 +8,12 @@ from pydantic import Field
 
 from lpm_stream.components.actor import acting
 from lpm_stream.components.keys import companies_partitions, company_key
-from lpm_stream.components.loading import discard_now, replay_now, resync_now
+from lpm_stream.components.loading import NOBODY, discard_now, replay_now, resync_now
 from lpm_stream.components.partitions import company_id
 from lpm_stream.components.tags import tag_company
+from lpm_stream.delivery.replay import Replayed
 from lpm_stream.feed.spec import FeedSpec
+from lpm_stream.sensing import replay_job_name
 
 
 class CompanyConfig(dg.Config):
@@ -52,8 +55,8 @@ def backfill_job(spec: FeedSpec) -> Any:  # Dagster does not export its type
 
 
 def quarantine_jobs(spec: FeedSpec) -> list[dg.JobDefinition]:
-    """Replays or discards a company's rows in quarantine."""
-    return [_replay_job(spec), _discard_job(spec)]
+    """Replays or discards a company's rows in quarantine, or discards those that name no company."""
+    return [_replay_job(spec), _discard_job(spec), _discard_nobodys_job(spec)]
 
 
 def _replay_job(spec: FeedSpec) -> dg.JobDefinition:
@@ -62,16 +65,17 @@ def _replay_job(spec: FeedSpec) -> dg.JobDefinition:
         tag_company(context, company_id(context.partition_key))
         with acting(context):
             done = replay_now(spec, context.partition_key, config.ids)
-        context.log.info(
-            "%d delivered, %d superseded, %d still refused", done.applied, done.superseded, done.refused
-        )
+        counts = {"delivered": done.applied, "superseded": done.superseded, "still_refused": done.refused}
+        if done.refused:
+            raise dg.Failure(_still_refused(done), metadata=counts, allow_retries=False)
+        context.add_output_metadata(counts)
 
     @dg.job(
-        name=f"replay_quarantine_{spec.name}",
+        name=replay_job_name(spec.name),
         partitions_def=companies_partitions(spec),
         description=(
             "Delivers what the table holds now of a company's rows in quarantine. A row that was corrected, moved "
-            "or deleted since stays so."
+            "or deleted since stays so. The run fails if rows are still refused; those that are not are delivered."
         ),
     )
     def job() -> None:
@@ -80,18 +84,46 @@ def _replay_job(spec: FeedSpec) -> dg.JobDefinition:
     return job
 
 
+def _still_refused(done: Replayed) -> str:
+    company = shlex.quote(done.company)
+    return (
+        f"{done.refused:,} rows of company {done.company!r} are still refused ({done.applied:,} delivered, "
+        f"{done.superseded:,} superseded): lpm-stream quarantine list --company {company} says why; mend that and "
+        f"replay again, or discard them"
+    )
+
+
 def _discard_job(spec: FeedSpec) -> dg.JobDefinition:
     @dg.op(name=f"discard_{spec.name}_rows")
     def discard(context: dg.OpExecutionContext, config: QuarantineConfig) -> None:
-        tag_company(context, company_id(context.partition_key))
+        company = company_id(context.partition_key)
+        tag_company(context, company)
         with acting(context):
-            discarded = discard_now(spec, context.partition_key, config.ids)
-        context.log.info("%d rows discarded", discarded)
+            context.add_output_metadata({"discarded": discard_now(spec, company, config.ids)})
 
     @dg.job(
         name=f"discard_quarantine_{spec.name}",
         partitions_def=companies_partitions(spec),
         description="Removes a company's rows from quarantine for good.",
+    )
+    def job() -> None:
+        discard()
+
+    return job
+
+
+def _discard_nobodys_job(spec: FeedSpec) -> dg.JobDefinition:
+    @dg.op(name=f"discard_nobodys_{spec.name}_rows")
+    def discard(context: dg.OpExecutionContext, config: QuarantineConfig) -> None:
+        with acting(context):
+            context.add_output_metadata({"discarded": discard_now(spec, NOBODY, config.ids)})
+
+    @dg.job(
+        name=f"discard_nobodys_quarantine_{spec.name}",
+        description=(
+            "Removes the rows that name no company from quarantine for good. They cannot be replayed: once they "
+            "are corrected in the table, they arrive as their company's."
+        ),
     )
     def job() -> None:
         discard()

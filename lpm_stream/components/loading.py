@@ -22,6 +22,7 @@ from lpm_stream.stream import open_stream
 
 log = logging.getLogger(__name__)
 
+NOBODY = ""  # as the quarantine has it, whose rows are those that name no company
 _TELL_SECONDS = 10.0
 
 
@@ -83,10 +84,9 @@ def replay_now(spec: FeedSpec, key: str, ids: Sequence[str]) -> Replayed:
         )
 
 
-def discard_now(spec: FeedSpec, key: str, ids: Sequence[str]) -> int:
-    """Removes a company's rows from quarantine, all or those with these ids; returns how many."""
+def discard_now(spec: FeedSpec, company: str, ids: Sequence[str]) -> int:
+    """Removes rows of a company, or of `NOBODY`, from quarantine, all or those with these ids; returns a count."""
     with open_stream(Settings.load(), spec) as stream:
-        company = company_of(registry.registered(stream.store, stream.spec.name), key)
         found = quarantine.entries(stream.store, spec.name, company)
         return quarantine.discard(stream.store, spec.name, [one for one in found if not ids or one.id in ids])
 

@@ -22,11 +22,12 @@ from lpm_stream.alerts.incidents import read_incidents
 from lpm_stream.components.alerts import dagsters_causes
 from lpm_stream.components.onboarding import onboard_job
 from lpm_stream.components.partitions import partition_key
-from lpm_stream.control import entries
+from lpm_stream.control import entries, quarantine
+from lpm_stream.control.quarantine import Refused
 from lpm_stream.control.registry import register
 from lpm_stream.errors import LpmStreamError, SourceError
 from lpm_stream.stream import Stream
-from lpm_stream_tests.example import SPEC, append, orders
+from lpm_stream_tests.example import SPEC, append, orders, publish
 
 COMPANY = "it's / C%"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -120,7 +121,14 @@ def test_publishing_that_has_stopped_is_one_cause(stream, sensor, causes):
     assert causes() == []
 
 
+def set_aside(stream: Stream) -> None:
+    """Puts a row of the company into quarantine."""
+    with stream.store.write() as connection:
+        quarantine.add(connection, SPEC.name, [Refused(COMPANY, 1, "deliver", "too long", '{"id": "1"}')])
+
+
 def test_a_failed_run_until_another_made_up_for_it(stream, run, causes):
+    set_aside(stream)
     assert not run(COMPANY)  # nobody has registered it
     [cause] = causes()
     assert (cause.kind, cause.company) == ("run_failed:replay_quarantine_orders:it's / C%25", "")
@@ -134,7 +142,21 @@ def test_a_failed_run_until_another_made_up_for_it(stream, run, causes):
     assert causes() == []
 
 
+def test_a_failed_replay_until_nothing_is_left_to_replay(stream, run, causes):
+    append(stream.table, orders(["1", "2"], "A", note="n" * 2_000))
+    publish(stream)
+    assert not run("A")
+    [cause] = causes()
+    assert (cause.kind, cause.company) == ("run_failed:replay_quarantine_orders", "A")
+    first, second = quarantine.entries(stream.store, SPEC.name, "A")
+    quarantine.discard(stream.store, SPEC.name, [first])
+    assert len(causes()) == 1
+    quarantine.discard(stream.store, SPEC.name, [second])
+    assert causes() == []
+
+
 def test_a_failed_run_of_a_company_that_was_removed(stream, run, causes):
+    set_aside(stream)
     assert not run(COMPANY)
     register(stream.store, COMPANY)
     assert len(causes()) == 1
