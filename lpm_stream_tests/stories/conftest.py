@@ -1,6 +1,8 @@
 """The demo that the stories are told on."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,9 +59,30 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
         url = f"http://localhost:{port}"
         wait_for(url)
         yield Demo(home, url)
+        assert len(processes_of(home)) > 2, "not even webserver and daemon are seen"
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=_STOP_SECONDS)
+    assert processes_of(home) == {}
+    with socket.socket() as probe:
+        assert probe.connect_ex(("localhost", port)) != 0, "the port is still listened to"
+
+
+def processes_of(home: Path) -> dict[int, str]:
+    """The processes that work on a home directory, the demo and what it has started: id to command line.
+
+    Whatever the demo starts, and what that starts, has the directory in its environment.
+    """
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            environment = (process / "environ").read_bytes()
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if os.fsencode(home) in command + environment:
+            found[int(process.name)] = os.fsdecode(command.replace(b"\0", b" "))
+    return found
 
 
 def wait_for(url: str) -> None:
