@@ -38,8 +38,7 @@ class Struck:
 
     Attributes:
         times: how often.
-        in_status: what `status --json` shows of it.
-        status: what it showed meanwhile.
+        in_status: whether `status --json` showed it meanwhile.
         in_log: what the log says of it.
         victims: companies that it hit; the others are the healthy ones.
         measured: the latencies known before anybody looked at it, which takes a core of its own for a moment;
@@ -47,8 +46,7 @@ class Struck:
     """
 
     times: int
-    in_status: str
-    status: str
+    in_status: bool
     in_log: str
     victims: frozenset[str] = field(default_factory=frozenset)
     measured: Mapping[str, Latencies] | None = None

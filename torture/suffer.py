@@ -27,7 +27,7 @@ def suffer(world: World, fault: Fault, sizes: Sizes) -> Finding:
         doubled,
         calm_p99=_p99(calm, before, struck.victims),
         p99=_p99(after, world.since, struck.victims),
-        in_status=struck.in_status in struck.status,
+        in_status=struck.in_status,
         in_log=struck.in_log in world.log[said:],
     )
 

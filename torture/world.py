@@ -24,6 +24,7 @@ from lpm_stream.control.latency import Latencies
 from lpm_stream.feed.load import load_feeds
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
+from torture.seen import Seen
 
 _PATIENCE_SECONDS = 100.0  # the longest pause between two tries of a parked company is 60 s
 _SAVED_SECONDS = 1.5  # the deliverer saves what it knows once a second
@@ -167,10 +168,12 @@ class World:
         if "_opened" in self.__dict__:
             self.__dict__.pop("_opened")[1].__exit__(None, None, None)
 
-    def status(self) -> str:
-        """What `status --json` says, or why it cannot say anything."""
+    def status(self) -> Seen:
+        """What `status --json` shows, whatever happens."""
         done = self.run("status", "--json", "-")
-        return done.stdout or done.stderr
+        if done.returncode:
+            raise RuntimeError(f"status failed: {done.stderr}")
+        return Seen(json.loads(done.stdout))
 
     def parked(self) -> dict[str, parking.Parked]:
         """Who is parked."""

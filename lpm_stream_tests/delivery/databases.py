@@ -16,6 +16,8 @@ from lpm_stream.hub.codec import AVRO, encode, to_wire
 from lpm_stream.hub.message import Message, Received
 from lpm_stream_tests.example import SPEC, orders
 
+_EVENTS = ("INSERT", "UPDATE")  # what a trigger of SQLite is for, one each
+
 
 def changes(kind: str, *keys: str, company: str = "A", **columns: Any) -> pl.DataFrame:
     """Changes of one kind."""
@@ -106,7 +108,7 @@ def stored(database: CompanyDatabase, key: str = "1") -> dict[str, Any]:
     return dict(zip(names, row, strict=True))
 
 
-def picky(database: CompanyDatabase, condition: str) -> None:
+def picky(database: CompanyDatabase, condition: str, table: str = "orders") -> None:
     """Makes the table refuse rows, as a customer's own trigger would."""
     if isinstance(database, PostgresqlDatabase):
         run(
@@ -116,16 +118,29 @@ def picky(database: CompanyDatabase, condition: str) -> None:
         )
         run(
             database,
-            "CREATE TRIGGER picky BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION refuse()",
+            f"CREATE TRIGGER picky BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()",
         )
         return
     if isinstance(database, MssqlDatabase):  # whose triggers know no rows; this is refused likewise
         refused = condition.replace("NEW.", "")
-        run(database, f"ALTER TABLE orders ADD CONSTRAINT picky CHECK (NOT ({refused}))")
+        run(database, f"ALTER TABLE {table} ADD CONSTRAINT picky CHECK (NOT ({refused}))")
         return
-    for event in ("INSERT", "UPDATE"):
+    for event in _EVENTS:
         run(
             database,
-            f"CREATE TRIGGER picky_{event} BEFORE {event} ON orders WHEN {condition} "
+            f"CREATE TRIGGER picky_{event} BEFORE {event} ON {table} WHEN {condition} "
             f"BEGIN SELECT RAISE(ABORT, 'not here'); END",
         )
+
+
+def appease(database: CompanyDatabase, table: str = "orders") -> None:
+    """Has it take all rows again, whether or not it was picky."""
+    if isinstance(database, PostgresqlDatabase):
+        run(database, f"DROP TRIGGER IF EXISTS picky ON {table}")
+        run(database, "DROP FUNCTION IF EXISTS refuse()")
+        return
+    if isinstance(database, MssqlDatabase):
+        run(database, f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS picky")
+        return
+    for event in _EVENTS:
+        run(database, f"DROP TRIGGER IF EXISTS picky_{event}")

@@ -21,7 +21,8 @@ def hang_one(world: World, sizes: Sizes) -> Struck:
         measured = world.latencies()
         wait_until(lambda: victim in world.parked(), "the company is not parked")
         status = world.status()
-    return Struck(1, "is locked", status, f"{victim}' is parked", frozenset({victim}), measured)
+    shown = status.is_parked(victim, "is locked")
+    return Struck(1, shown, f"{victim}' is parked", frozenset({victim}), measured)
 
 
 def fail_many(world: World, sizes: Sizes) -> Struck:
@@ -35,7 +36,8 @@ def fail_many(world: World, sizes: Sizes) -> Struck:
         status = world.status()
     for victim in victims:  # instead of waiting for the longest pause between tries
         parking.try_now(world.stream.store, world.stream.spec.name, victim)
-    return Struck(len(victims), "is locked", status, "is parked", frozenset(victims), measured)
+    shown = any(status.is_parked(one, "is locked") for one in hanging) and any(map(status.is_parked, without))
+    return Struck(len(victims), shown, "is parked", frozenset(victims), measured)
 
 
 @contextmanager

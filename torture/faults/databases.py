@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lpm_stream.control import tables
 from torture.fault import Fault, Sizes, Struck
+from torture.seen import Seen
 from torture.world import World, locked, wait_until
 
 _SPARE_BYTES = 100_000_000  # of the disk that gets full
@@ -20,7 +21,7 @@ def lock(world: World, sizes: Sizes) -> Struck:
     company = world.companies[0]
     with locked(world.database(company)):
         status = _parked_for(world, company, sizes)
-    return _parked(company, "is locked", status)
+    return _parked(company, status, "is locked")
 
 
 def fill_disk(world: World, sizes: Sizes) -> Struck:
@@ -33,7 +34,7 @@ def fill_disk(world: World, sizes: Sizes) -> Struck:
         status = _parked_for(world, company, sizes)
         (disk / "filler").unlink()
         wait_until(lambda: company not in world.parked(), "the company stays parked")
-    return _parked(company, "full", status)
+    return _parked(company, status, "full")
 
 
 def restore_database(world: World, sizes: Sizes) -> Struck:
@@ -48,7 +49,7 @@ def restore_database(world: World, sizes: Sizes) -> Struck:
     shutil.copy(copy, path)
     wait_until(lambda: company in world.parked(), "nobody notices")
     status = world.status()
-    return _parked(company, "", status)
+    return _parked(company, status)
 
 
 def _fill(path: Path) -> None:
@@ -85,7 +86,7 @@ def _move(world: World, company: str, old: Path, new: Path) -> None:
     world.start_relay()
 
 
-def _parked_for(world: World, company: str, sizes: Sizes) -> str:
+def _parked_for(world: World, company: str, sizes: Sizes) -> Seen:
     """Waits until the company is parked, and as long as the fault is to last; returns the status."""
     wait_until(lambda: company in world.parked(), "the company is not parked")
     status = world.status()
@@ -93,8 +94,8 @@ def _parked_for(world: World, company: str, sizes: Sizes) -> str:
     return status
 
 
-def _parked(company: str, reason: str, status: str) -> Struck:
-    return Struck(1, reason or '"state": "parked"', status, f"{company}' is parked", frozenset({company}))
+def _parked(company: str, status: Seen, reason: str = "") -> Struck:
+    return Struck(1, status.is_parked(company, reason), f"{company}' is parked", frozenset({company}))
 
 
 FAULTS = (

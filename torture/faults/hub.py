@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lpm_stream.control import progress
 from torture.fault import Fault, Sizes, Struck
+from torture.seen import Seen
 from torture.world import World, wait_until
 
 _MESSAGES = 3
@@ -26,7 +27,7 @@ def damage_messages(world: World, sizes: Sizes) -> Struck:
             connection.execute("UPDATE messages SET body = X'00' WHERE sequence_number = ?", (number,))
     companies = {company for _, company in damaged}
     status = resync_the_lacking(world, companies)
-    return Struck(len(damaged), "only the table has them still", status, "is damaged", frozenset(companies))
+    return Struck(len(damaged), are_lacking(status, companies), "is damaged", frozenset(companies))
 
 
 def break_file(world: World, sizes: Sizes) -> Struck:
@@ -54,7 +55,7 @@ def break_file(world: World, sizes: Sizes) -> Struck:
         if moved.exists():
             moved.rename(world.home / f"broken {moved.name}")
     resync_the_lacking(world, companies)
-    return Struck(1, "if the file is damaged", status, "if the file is damaged", frozenset(companies))
+    return Struck(1, status.says("if the file is damaged"), "if the file is damaged", frozenset(companies))
 
 
 def publish_only(world: World, sizes: Sizes) -> dict[int, int]:
@@ -69,7 +70,7 @@ def publish_only(world: World, sizes: Sizes) -> dict[int, int]:
     }
 
 
-def resync_the_lacking(world: World, companies: set[str]) -> str:
+def resync_the_lacking(world: World, companies: set[str]) -> Seen:
     """Starts the relay, and does for each company what its status says; returns that status."""
     world.start_relay()
     wait_until(lambda: companies <= _lacking(world), "what was lost is not noticed", lambda: str(world.parked()))
@@ -79,6 +80,11 @@ def resync_the_lacking(world: World, companies: set[str]) -> str:
         if done.returncode:
             raise RuntimeError(f"resync failed: {done.stderr}")
     return status
+
+
+def are_lacking(status: Seen, companies: set[str]) -> bool:
+    """Whether each of the companies was shown to lack what nobody but the table has."""
+    return all(status.is_parked(one, "only the table has them still") for one in companies)
 
 
 def _lacking(world: World) -> set[str]:

@@ -14,8 +14,9 @@ from lpm_stream.control import registry
 from lpm_stream.hub.message import Hub, Received
 from torture.fault import Fault, Sizes, Struck
 from torture.faults import doubles, kills, stores
-from torture.faults.hub import publish_only, resync_the_lacking
+from torture.faults.hub import are_lacking, publish_only, resync_the_lacking
 from torture.pair import Pair
+from torture.seen import Seen
 from torture.world import World, wait_until
 
 NAME = "kafka+postgresql"
@@ -38,7 +39,7 @@ def kill_broker(pair: Pair, world: World, sizes: Sizes) -> Struck:
     finally:
         pair.broker.start()
     world.wait_for_delivery()
-    return Struck(1, "cannot be opened", status, noticed, frozenset(world.companies))
+    return Struck(1, status.says("cannot be opened"), noticed, frozenset(world.companies))
 
 
 def kill_postgresql(pair: Pair, world: World, sizes: Sizes) -> Struck:
@@ -51,7 +52,7 @@ def kill_postgresql(pair: Pair, world: World, sizes: Sizes) -> Struck:
     finally:
         pair.postgresql.start()
     wait_until(lambda: not world.parked(), "companies stay parked", lambda: str(world.parked()))
-    return Struck(1, '"state": "parked"', status, "is parked", frozenset(world.companies))
+    return Struck(1, all(map(status.is_parked, world.companies)), "is parked", frozenset(world.companies))
 
 
 def lock_table(pair: Pair, world: World, sizes: Sizes) -> Struck:
@@ -104,7 +105,7 @@ def expire_messages(pair: Pair, world: World, sizes: Sizes) -> Struck:
     for done in admin.delete_records(ends).values():
         done.result(30)
     status = resync_the_lacking(world, companies)
-    return Struck(1, "only the table has them still", status, "no longer keeps", frozenset(companies))
+    return Struck(1, are_lacking(status, companies), "no longer keeps", frozenset(companies))
 
 
 def _all_behind(hub: Hub, partition: int, through: int) -> Iterator[Received]:
@@ -113,7 +114,7 @@ def _all_behind(hub: Hub, partition: int, through: int) -> Iterator[Received]:
         through = received[-1].sequence_number
 
 
-def _while_parked(world: World, company: str, sizes: Sizes) -> str:
+def _while_parked(world: World, company: str, sizes: Sizes) -> Seen:
     """Waits until the company is parked, and as long as the fault is to last; returns the status."""
     wait_until(lambda: company in world.parked(), "the company is not parked")
     status = world.status()
@@ -121,8 +122,8 @@ def _while_parked(world: World, company: str, sizes: Sizes) -> str:
     return status
 
 
-def _parked(company: str, status: str) -> Struck:
-    return Struck(1, '"state": "parked"', status, f"{company}' is parked", frozenset({company}))
+def _parked(company: str, status: Seen) -> Struck:
+    return Struck(1, status.is_parked(company), f"{company}' is parked", frozenset({company}))
 
 
 def _database(world: World, company: str) -> str:
