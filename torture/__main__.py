@@ -4,15 +4,19 @@ import argparse
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from rich.console import Console
 
 from lpm_stream_tests.kafka.broker import why_not
 from torture.fault import LONG, SHORT, Fault, Finding, Sizes
 from torture.faults import crowd, databases, doubles, hub, kills, pair, stores
 from torture.pair import running_pair
-from torture.report import report
+from torture.report import Run, current_commit, show, write
 from torture.simulation import command
 from torture.simulation.databases import KINDS
 from torture.simulation.run import simulate
@@ -20,6 +24,7 @@ from torture.suffer import suffer
 from torture.world import World
 
 _BUILD = Path("build")
+_JSON = _BUILD / "torture.json"
 _RATE, _CROWD_RATE = 1_000.0, 300.0  # changed rows a second
 _COMPANIES = 6
 
@@ -35,23 +40,36 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("names", nargs="*", help="only faults whose names contain one of these")
     chosen = parser.parse_args()
-    sizes = SHORT if chosen.short else LONG
-    print(f"seed {chosen.seed}", flush=True)
+    form = "short" if chosen.short else "long"
+    run = Run(form, chosen.seed, current_commit(), complete=False, seconds=0.0, findings=())
+    begun = time.monotonic()
+    print(f"seed {run.seed}, commit {run.commit}", flush=True)
+    try:
+        with closing(_findings(chosen.names, SHORT if chosen.short else LONG, chosen.seed)) as found:
+            for finding in found:
+                print(finding, flush=True)
+                run = replace(run, seconds=time.monotonic() - begun, findings=(*run.findings, finding))
+                write(run, _JSON)
+        run = replace(run, seconds=time.monotonic() - begun, complete=True)
+    finally:  # also what there is when it is cut off
+        write(run, _JSON)
+        show(run, Console(width=170))
+    return 0 if run.good else 1
+
+
+def _findings(names: Sequence[str], sizes: Sizes, seed: int) -> Generator[Finding]:
+    """Everything that is wanted, one after the other."""
     home = (_BUILD / "torture").absolute()
     shutil.rmtree(home, ignore_errors=True)
-    findings = [
-        *_run(_named(_FEW, chosen.names), _Place(home / "few", _COMPANIES, _RATE), sizes, chosen.seed),
-        *_run(
-            _named(crowd.FAULTS, chosen.names),
-            _Place(home / "crowd", sizes.crowd, _CROWD_RATE),
-            replace(sizes, calm_seconds=sizes.crowd_seconds),
-            chosen.seed,
-        ),
-        *_with_pair(chosen.names, home / "pair", sizes, chosen.seed),
-        *_simulated(chosen.names, sizes, chosen.seed),
-    ]
-    report(findings, _BUILD / "torture.json")
-    return 0 if all(one.good for one in findings) else 1
+    yield from _run(_named(_FEW, names), _Place(home / "few", _COMPANIES, _RATE), sizes, seed)
+    yield from _run(
+        _named(crowd.FAULTS, names),
+        _Place(home / "crowd", sizes.crowd, _CROWD_RATE),
+        replace(sizes, calm_seconds=sizes.crowd_seconds),
+        seed,
+    )
+    yield from _with_pair(names, home / "pair", sizes, seed)
+    yield from _simulated(names, sizes, seed)
 
 
 def _simulated(names: Sequence[str], sizes: Sizes, seed: int) -> Iterator[Finding]:
@@ -59,8 +77,17 @@ def _simulated(names: Sequence[str], sizes: Sizes, seed: int) -> Iterator[Findin
     for kind in KINDS:
         name = f"crash simulated, {kind}"
         if _is_wanted(name, names):
+            begun = time.monotonic()
             done = simulate(kind, seed, sizes.crash_points)
-            yield Finding(name, done.points.total(), 0, 0, problem=done.failure)
+            unequal = None if done.failure else 0
+            yield Finding(
+                name,
+                done.points.total(),
+                lost=unequal,
+                doubled=unequal,
+                problem=done.failure,
+                seconds=time.monotonic() - begun,
+            )
 
 
 def _with_pair(names: Sequence[str], home: Path, sizes: Sizes, seed: int) -> Iterator[Finding]:
@@ -69,7 +96,7 @@ def _with_pair(names: Sequence[str], home: Path, sizes: Sizes, seed: int) -> Ite
     if not any(_is_wanted(name, names) for name in pair.NAMES):
         return
     if reason := why_not():
-        yield Finding(pair.NAME, 0, 0, 0, problem=reason)
+        yield Finding(pair.NAME, problem=reason)
         return
     with running_pair(home / "servers") as running:
         place = _Place(home, _COMPANIES, _RATE, running.places)
@@ -100,11 +127,11 @@ def _run(faults: Sequence[Fault], place: _Place, sizes: Sizes, seed: int) -> Ite
     world: World | None = None
     try:
         for number, fault in enumerate(faults):
+            begun = time.monotonic()
             if world is None:
                 home = place.home / str(number)
                 world = World(home, place.companies, place.rate, chance, place.places(number))
-            finding = _one(world, fault, sizes)
-            print(finding, flush=True)
+            finding = replace(_one(world, fault, sizes), seconds=time.monotonic() - begun)
             if not finding.good:
                 world.close()
                 world = None
@@ -118,7 +145,7 @@ def _one(world: World, fault: Fault, sizes: Sizes) -> Finding:
     try:
         return suffer(world, fault, sizes)
     except Exception as error:  # noqa: BLE001 - the others are to be tried all the same
-        return Finding(fault.name, 0, 0, 0, problem=f"{type(error).__name__}: {error}")
+        return Finding(fault.name, problem=f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ class Sizes:
         crowd: number of companies in the run with many.
         crowd_seconds: how long latency is measured there, without and with faults alike.
         crash_points: of the simulation in one process.
+        judges_rise: whether latency is measured for long enough to tell whether a fault makes it rise too much.
     """
 
     kills: int
@@ -26,10 +27,27 @@ class Sizes:
     crowd: int
     crowd_seconds: float
     crash_points: int
+    judges_rise: bool
 
 
-SHORT = Sizes(kills=3, calm_seconds=3, fault_seconds=4, crowd=1_000, crowd_seconds=12, crash_points=150)
-LONG = Sizes(kills=50, calm_seconds=20, fault_seconds=30, crowd=1_000, crowd_seconds=90, crash_points=10_000)
+SHORT = Sizes(
+    kills=2,
+    calm_seconds=2,
+    fault_seconds=2,
+    crowd=1_000,
+    crowd_seconds=8,
+    crash_points=60,
+    judges_rise=False,
+)
+LONG = Sizes(
+    kills=50,
+    calm_seconds=20,
+    fault_seconds=30,
+    crowd=1_000,
+    crowd_seconds=90,
+    crash_points=10_000,
+    judges_rise=True,
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +77,13 @@ class Fault:
     Attributes:
         name: for the table.
         strike: inflicts it on a running stream, and does what an operator would do then.
+        most_rise: by how much the p99 of the companies that it does not hit may rise, as a share; None: that is
+            not asked.
     """
 
     name: str
     strike: Callable[[World, Sizes], Struck]
+    most_rise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,26 +93,38 @@ class Finding:
     Attributes:
         fault: its name.
         times: how often it was inflicted.
-        lost: rows that are missing, or older than in the table.
-        doubled: rows that are there twice, or should not be there.
+        lost: rows that are missing, or older than in the table; None if nobody counted.
+        doubled: rows that are there twice, or should not be there; likewise.
         calm_p99: seconds from commit to applied before it, None without traffic.
         p99: likewise during the fault, of the companies that it did not hit.
-        in_status: whether `status --json` showed it.
-        in_log: whether the log said so.
+        most_rise: by how much that may rise, as a share; None: that is not judged.
+        in_status: whether `status --json` showed it; None if nobody looked.
+        in_log: whether the log said so; likewise.
         problem: what kept it from being tried or mended; empty if nothing did.
+        seconds: how long all of it took.
     """
 
     fault: str
-    times: int
-    lost: int
-    doubled: int
+    times: int = 0
+    lost: int | None = None
+    doubled: int | None = None
     calm_p99: float | None = None
     p99: float | None = None
-    in_status: bool = True
-    in_log: bool = True
+    most_rise: float | None = None
+    in_status: bool | None = None
+    in_log: bool | None = None
     problem: str = ""
+    seconds: float = 0.0
+
+    @property
+    def rise(self) -> float | None:
+        """By how much the p99 rose, as a share; None without traffic."""
+        return self.p99 / self.calm_p99 - 1 if self.p99 and self.calm_p99 else None
 
     @property
     def good(self) -> bool:
-        """Whether nothing was lost or doubled, and everybody could see what happened."""
-        return not (self.lost or self.doubled or self.problem) and self.in_status and self.in_log
+        """Whether nothing was lost or doubled, everybody could see what happened, and nobody else suffered."""
+        if self.problem or self.lost != 0 or self.doubled != 0:
+            return False
+        is_slow = self.most_rise is not None and (self.rise is None or self.rise > self.most_rise)
+        return not is_slow and self.in_status is not False and self.in_log is not False

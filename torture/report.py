@@ -1,8 +1,9 @@
-"""What the suite says in the end."""
+"""What the suite says of a run, and keeps of it."""
 
 import json
+import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -10,22 +11,83 @@ from rich.table import Table
 
 from torture.fault import Finding
 
+_HEADINGS = ("times", "lost", "doubled", "p99 before", "p99 with it", "rise", "status", "log", "took")
 
-def report(findings: Sequence[Finding], path: Path) -> None:
-    """Prints the table, and writes the same as JSON."""
-    table = Table(title="lpm_stream torture", title_justify="left")
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the suite, or what there is of it yet.
+
+    Attributes:
+        form: short or long.
+        seed: of its random moments.
+        commit: what was tried, as git names it.
+        complete: whether it came to its end.
+        seconds: how long it took.
+        findings: one for each fault.
+    """
+
+    form: str
+    seed: int
+    commit: str
+    complete: bool
+    seconds: float
+    findings: Sequence[Finding]
+
+    @property
+    def good(self) -> bool:
+        """Whether something was tried, all of what was to be, and nothing went wrong."""
+        return self.complete and bool(self.findings) and all(one.good for one in self.findings)
+
+
+def current_commit() -> str:
+    """The commit that is checked out, `-dirty` behind it if files differ; empty outside of a repository."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip()
+
+
+def write(run: Run, path: Path) -> None:
+    """Writes it as JSON, in place of what was there."""
+    path.parent.mkdir(exist_ok=True)
+    findings = [asdict(one) | {"rise": one.rise, "good": one.good} for one in run.findings]
+    content = asdict(run) | {"seconds": round(run.seconds, 1), "good": run.good, "findings": findings}
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def show(run: Run, console: Console) -> None:
+    """Prints it as a table."""
+    table = Table(title="lpm_stream torture", title_justify="left", caption_justify="left")
     table.add_column("fault")
-    for heading in ("times", "lost", "doubled", "p99 before", "p99 with it", "status", "log"):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="right")
-    for one in findings:
-        cells = (str(one.times), str(one.lost), str(one.doubled), _seconds(one.calm_p99), _seconds(one.p99))
-        table.add_row(one.fault, *cells, *("shown" if shown else "-" for shown in (one.in_status, one.in_log)))
+    for one in run.findings:
+        table.add_row(one.fault, *_cells(one), style=None if one.good else "red")
         if one.problem:
             table.add_row(f"  {one.problem}", style="red")
-    Console(width=150).print(table)
-    path.parent.mkdir(exist_ok=True)
-    content = [asdict(one) | {"good": one.good} for one in findings]
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    end = "" if run.complete else ", CUT OFF"
+    table.caption = f"{run.form} form, seed {run.seed}, commit {run.commit}, {run.seconds:.0f} s in all{end}"
+    console.print(table)
+
+
+def _cells(one: Finding) -> Sequence[str]:
+    rise = "" if one.rise is None else f"{one.rise:+.0%}"
+    if one.most_rise is not None:
+        rise += f" of {one.most_rise:.0%}"
+    return (
+        str(one.times),
+        *("" if count is None else str(count) for count in (one.lost, one.doubled)),
+        *(_seconds(p99) for p99 in (one.calm_p99, one.p99)),
+        rise,
+        *("" if shown is None else "shown" if shown else "-" for shown in (one.in_status, one.in_log)),
+        f"{one.seconds:.0f} s",
+    )
 
 
 def _seconds(value: float | None) -> str:

@@ -175,6 +175,25 @@ class World:
             raise RuntimeError(f"status failed: {done.stderr}")
         return Seen(json.loads(done.stdout))
 
+    @contextmanager
+    def halted_when(self, condition: Callable[[], bool], otherwise: str) -> Iterator[None]:
+        """Halts the relay as soon as something comes true that passes: so that there is time to look at it.
+
+        Raises:
+            TimeoutError: if it takes too long, with what to say otherwise.
+        """
+        assert self.relay is not None
+        group = self.relay.pid
+        while True:
+            wait_until(condition, otherwise)
+            os.killpg(group, signal.SIGSTOP)
+            try:
+                if condition():  # else it has just passed, and may come again
+                    yield
+                    return
+            finally:
+                os.killpg(group, signal.SIGCONT)
+
     def parked(self) -> dict[str, parking.Parked]:
         """Who is parked."""
         return parking.read_parked(self.stream.store, self.stream.spec.name)
@@ -191,6 +210,10 @@ class World:
     def latencies(self) -> dict[str, Latencies]:
         """Company to the latencies of all that it received, once everything is saved."""
         time.sleep(_SAVED_SECONDS)
+        return self.known_latencies()
+
+    def known_latencies(self) -> dict[str, Latencies]:
+        """Likewise, without those that were not saved yet."""
         return ledger.read(self.stream.store, self.stream.spec.name)
 
     def database(self, company: str) -> Path:

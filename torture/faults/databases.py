@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from lpm_stream.control import tables
@@ -47,9 +48,10 @@ def restore_database(world: World, sizes: Sizes) -> Struck:
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     shutil.copy(copy, path)
-    wait_until(lambda: company in world.parked(), "nobody notices")
-    status = world.status()
-    return _parked(company, status)
+    with world.halted_when(lambda: company in world.parked(), "nobody notices"):  # the hub has what it lacks
+        measured = world.known_latencies()
+        status = world.status()
+    return replace(_parked(company, status), measured=measured)
 
 
 def _fill(path: Path) -> None:
