@@ -2,9 +2,10 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -129,12 +130,23 @@ def put_steps_between(
     patch: pytest.MonkeyPatch,
     database: type = SqliteDatabase,
     transaction: type = SqliteTransaction,
+    within_merge: Mapping[str, tuple[type, str]] = MappingProxyType({}),
 ) -> None:
-    """Makes everything durable a step: what is before it, before its commit, and after it."""
+    """Makes everything durable a step: what is before it, before its commit, and after it.
+
+    Args:
+        bomb: what counts the steps.
+        patch: what undoes it.
+        database: the class of the company databases.
+        transaction: the class of their transactions.
+        within_merge: what is done to rows on their way: by which method of which class.
+    """
     _around_transactions(bomb, patch, ControlStore, "write")
     _around_transactions(bomb, patch, database, "transaction")
     for name in ("watermark", "merge", "store", "sweep", "create_replacement", "fill_replacement", "swap"):
         patch.setattr(transaction, name, step_after(bomb, getattr(transaction, name), name))
+    for what, (owner, name) in within_merge.items():
+        patch.setattr(owner, name, step_after(bomb, getattr(owner, name), what))
 
 
 def _around_transactions(bomb: Bomb, patch: pytest.MonkeyPatch, owner: type, name: str) -> None:

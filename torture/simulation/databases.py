@@ -16,11 +16,13 @@ class Databases:
     Attributes:
         database: the class whose transactions have boundaries.
         transaction: the class of these.
+        within_merge: what is done to rows on their way: by which method of which class.
         url: of the new database of a company: by the life's directory, and the company's number in it.
     """
 
     database: type
     transaction: type
+    within_merge: Mapping[str, tuple[type, str]]
     url: Callable[[Path, int], str]
 
 
@@ -43,9 +45,10 @@ def _no_server() -> Iterator[str]:
 
 
 def _sqlite(_place: str) -> Databases:
-    return Databases(
-        SqliteDatabase, SqliteTransaction, lambda home, number: f"sqlite:///{home}/companies/{number}.db"
-    )
+    def url(home: Path, number: int) -> str:
+        return f"sqlite:///{home}/companies/{number}.db"
+
+    return Databases(SqliteDatabase, SqliteTransaction, {}, url)  # which has no stage
 
 
 @contextmanager
@@ -57,6 +60,8 @@ def _postgresql_server() -> Iterator[str]:
 
 
 def _postgresql(place: str) -> Databases:
+    from adbc_driver_manager.dbapi import Cursor  # noqa: PLC0415
+
     from lpm_stream.delivery.postgresql import PostgresqlDatabase, PostgresqlTransaction  # noqa: PLC0415
     from lpm_stream_tests.postgresql import Server  # noqa: PLC0415
 
@@ -68,7 +73,8 @@ def _postgresql(place: str) -> Databases:
         server.run(f"CREATE DATABASE {name} STRATEGY file_copy")
         return server.url(name).render_as_string()
 
-    return Databases(PostgresqlDatabase, PostgresqlTransaction, url)
+    within_merge = {"clearing the stage": (PostgresqlTransaction, "_clear"), "staging": (Cursor, "adbc_ingest")}
+    return Databases(PostgresqlDatabase, PostgresqlTransaction, within_merge, url)
 
 
 KINDS: Mapping[str, Kind] = {

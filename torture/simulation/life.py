@@ -74,7 +74,7 @@ def small_steps(bomb: Bomb, databases: Databases) -> Iterator[None]:
         patch.setattr(module, "TTL", timedelta(0))
     patch.setattr(DeltaSource, "changes", step_after(bomb, DeltaSource.changes, "reading the table"))
     patch.setattr(Snapshot, "count", step_after(bomb, Snapshot.count, "pinning the table"))
-    put_steps_between(bomb, patch, databases.database, databases.transaction)
+    put_steps_between(bomb, patch, databases.database, databases.transaction, databases.within_merge)
     try:
         yield
     finally:
