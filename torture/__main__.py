@@ -3,6 +3,7 @@
 import argparse
 import random
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("names", nargs="*", help="only faults whose names contain one of these")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # as with Ctrl-C, all that was started ends
     form = "short" if chosen.short else "long"
     run = Run(form, chosen.seed, current_commit(), complete=False, seconds=0.0, findings=())
     begun = time.monotonic()
