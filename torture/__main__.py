@@ -41,7 +41,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("names", nargs="*", help="only faults whose names contain one of these")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # as with Ctrl-C, all that was started ends
     form = "short" if chosen.short else "long"
     run = Run(form, chosen.seed, current_commit(), complete=False, seconds=0.0, findings=())
     begun = time.monotonic()
@@ -63,9 +62,9 @@ def _findings(names: Sequence[str], sizes: Sizes, seed: int) -> Generator[Findin
     """Everything that is wanted, one after the other."""
     home = (_BUILD / "torture").absolute()
     shutil.rmtree(home, ignore_errors=True)
-    yield from _run(_named(_FEW, names), _Place(home / "few", _COMPANIES, _RATE), sizes, seed)
+    yield from _run(_wanted(_FEW, names, sizes), _Place(home / "few", _COMPANIES, _RATE), sizes, seed)
     yield from _run(
-        _named(crowd.FAULTS, names),
+        _wanted(crowd.FAULTS, names, sizes),
         _Place(home / "crowd", sizes.crowd, _CROWD_RATE),
         replace(sizes, calm_seconds=sizes.crowd_seconds),
         seed,
@@ -78,7 +77,7 @@ def _simulated(names: Sequence[str], sizes: Sizes, seed: int) -> Iterator[Findin
     """The same in one process, at every boundary, on every kind of database."""
     for kind in KINDS:
         name = f"crash simulated, {kind}"
-        if _is_wanted(name, names):
+        if _is_named(name, names):
             begun = time.monotonic()
             done = simulate(kind, seed, sizes.crash_points)
             unequal = None if done.failure else 0
@@ -94,22 +93,22 @@ def _simulated(names: Sequence[str], sizes: Sizes, seed: int) -> Iterator[Findin
 
 def _with_pair(names: Sequence[str], home: Path, sizes: Sizes, seed: int) -> Iterator[Finding]:
     """The same with a real Kafka broker and a real PostgreSQL in place of the embedded parts; in short, less."""
-    names = names or (pair.IN_SHORT if sizes == SHORT else ())
-    if not any(_is_wanted(name, names) for name in pair.NAMES):
+    if not any(_is_named(name, names) for name in pair.NAMES):
         return
     if reason := why_not():
         yield Finding(pair.NAME, problem=reason)
         return
     with running_pair(home / "servers") as running:
         place = _Place(home, _COMPANIES, _RATE, running.places)
-        yield from _run(_named(pair.faults(running), names), place, sizes, seed)
+        yield from _run(_wanted(pair.faults(running), names, sizes), place, sizes, seed)
 
 
-def _named(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
-    return [one for one in faults if _is_wanted(one.name, names)]
+def _wanted(faults: Sequence[Fault], names: Sequence[str], sizes: Sizes) -> list[Fault]:
+    """Those named; if none are, those of the form."""
+    return [one for one in faults if _is_named(one.name, names) and (names or sizes.thorough or one.in_short)]
 
 
-def _is_wanted(fault: str, names: Sequence[str]) -> bool:
+def _is_named(fault: str, names: Sequence[str]) -> bool:
     return not names or any(name in fault for name in names)
 
 
@@ -151,4 +150,5 @@ def _one(world: World, fault: Fault, sizes: Sizes) -> Finding:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # as with Ctrl-C, all that was started ends
     sys.exit(main())

@@ -18,7 +18,7 @@ class Sizes:
         crowd: number of companies in the run with many.
         crowd_seconds: how long latency is measured there, without and with faults alike.
         crash_points: of the simulation in one process.
-        judges_rise: whether latency is measured for long enough to tell whether a fault makes it rise too much.
+        thorough: whether every fault is tried, and latency measured for long enough to judge by how much it rises.
     """
 
     kills: int
@@ -27,17 +27,17 @@ class Sizes:
     crowd: int
     crowd_seconds: float
     crash_points: int
-    judges_rise: bool
+    thorough: bool
 
 
 SHORT = Sizes(
     kills=2,
-    calm_seconds=2,
+    calm_seconds=1,
     fault_seconds=2,
-    crowd=1_000,
-    crowd_seconds=8,
+    crowd=300,
+    crowd_seconds=6,
     crash_points=60,
-    judges_rise=False,
+    thorough=False,
 )
 LONG = Sizes(
     kills=50,
@@ -46,7 +46,7 @@ LONG = Sizes(
     crowd=1_000,
     crowd_seconds=90,
     crash_points=10_000,
-    judges_rise=True,
+    thorough=True,
 )
 
 
@@ -79,11 +79,13 @@ class Fault:
         strike: inflicts it on a running stream, and does what an operator would do then.
         most_rise: by how much the p99 of the companies that it does not hit may rise, as a share; None: that is
             not asked.
+        in_short: whether the short form tries it.
     """
 
     name: str
     strike: Callable[[World, Sizes], Struck]
     most_rise: float | None = None
+    in_short: bool = True
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def write(run: Run, path: Path) -> None:
 
 def show(run: Run, console: Console) -> None:
     """Prints it as a table."""
-    table = Table(title="lpm_stream torture", title_justify="left", caption_justify="left")
+    table = Table(title="lpm_stream torture", title_justify="left")
     table.add_column("fault")
     for heading in _HEADINGS:
         table.add_column(heading, justify="right")
@@ -72,8 +72,9 @@ def show(run: Run, console: Console) -> None:
         if one.problem:
             table.add_row(f"  {one.problem}", style="red")
     end = "" if run.complete else ", CUT OFF"
-    table.caption = f"{run.form} form, seed {run.seed}, commit {run.commit}, {run.seconds:.0f} s in all{end}"
     console.print(table)
+    summary = f"{run.form} form, seed {run.seed}, commit {run.commit}, {run.seconds:.0f} s in all{end}"
+    console.print(summary, highlight=False, soft_wrap=True)
 
 
 def _cells(one: Finding) -> Sequence[str]:

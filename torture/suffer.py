@@ -27,7 +27,7 @@ def suffer(world: World, fault: Fault, sizes: Sizes) -> Finding:
         doubled,
         calm_p99=_p99(calm, before, struck.victims),
         p99=_p99(after, world.since, struck.victims),
-        most_rise=fault.most_rise if sizes.judges_rise else None,
+        most_rise=fault.most_rise if sizes.thorough else None,
         in_status=struck.in_status,
         in_log=struck.in_log in world.log[said:],
     )

@@ -55,6 +55,6 @@ def _rename(paths: Sequence[Path], old: str, new: str) -> None:
 
 
 FAULTS = (
-    Fault("1 company of the crowd hangs", hang_one, most_rise=0.10),
+    Fault("1 company of the crowd hangs", hang_one, most_rise=0.10, in_short=False),
     Fault("1 in 10 of the crowd fails at once", fail_many, most_rise=0.20),
 )

@@ -49,6 +49,6 @@ def _finish(backfill: subprocess.Popen[str]) -> None:
 
 
 FAULTS = (
-    Fault("two relays at once, one killed", two_relays),
-    Fault("backfill beside a relay", backfill_beside_relay),
+    Fault("two relays at once, one killed", two_relays, in_short=False),
+    Fault("backfill beside a relay", backfill_beside_relay, in_short=False),
 )

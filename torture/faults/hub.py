@@ -97,5 +97,5 @@ def _file(world: World, partition: int) -> Path:
 
 FAULTS = (
     Fault("hub messages damaged, companies resynced", damage_messages),
-    Fault("hub file unreadable, companies resynced", break_file),
+    Fault("hub file unreadable, companies resynced", break_file, in_short=False),
 )

@@ -157,7 +157,7 @@ def _in_quarantine(world: World) -> int:
 
 
 FAULTS = (
-    Fault("kill -9: relay", kill_relay),
+    Fault("kill -9: relay", kill_relay, in_short=False),
     Fault("kill -9: publish", partial(kill_drains, "publish")),
     Fault("kill -9: deliver", partial(kill_drains, "deliver")),
     Fault("kill -9: backfill", kill_backfill),

@@ -162,15 +162,16 @@ _SHARED = tuple(one for one in _ANYWHERE if one.name != _EMBEDDED_ONLY)
 _IN_SHORT = (
     "broker killed and restarted",
     "server killed and restarted",
-    "company database restored from an older copy",
     "kill -9: relay",
 )
 NAMES = tuple(f"{NAME}: {name}" for name in (*_OWN, *(fault.name for fault in _SHARED)))
-IN_SHORT = tuple(f"{NAME}: {name}" for name in _IN_SHORT)
+_NAMES_IN_SHORT = frozenset(f"{NAME}: {name}" for name in _IN_SHORT)
 
 
 def faults(pair: Pair) -> Sequence[Fault]:
     """Those of the two servers, and those that may happen beside any."""
     own: list[Callable[[World, Sizes], Struck]] = [partial(strike, pair) for strike in _OWN.values()]
     strikes = [*own, *(fault.strike for fault in _SHARED)]
-    return [Fault(name, strike) for name, strike in zip(NAMES, strikes, strict=True)]
+    return [
+        Fault(name, strike, in_short=name in _NAMES_IN_SHORT) for name, strike in zip(NAMES, strikes, strict=True)
+    ]
