@@ -5,7 +5,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from lpm_stream.control import progress
+from lpm_stream.control import parking, progress
 from torture.fault import Fault, Sizes, Struck
 from torture.seen import Seen
 from torture.world import World, wait_until
@@ -79,6 +79,8 @@ def resync_the_lacking(world: World, companies: set[str]) -> Seen:
         done = world.run("resync", "--company", company)
         if done.returncode:
             raise RuntimeError(f"resync failed: {done.stderr}")
+    for company in companies:  # instead of waiting for the longest pause between tries
+        parking.try_now(world.stream.store, world.stream.spec.name, company)
     return status
 
 
