@@ -78,17 +78,21 @@ def show(run: Run, console: Console) -> None:
 
 
 def _cells(one: Finding) -> Sequence[str]:
-    rise = "" if one.rise is None else f"{one.rise:+.0%}"
-    if one.most_rise is not None:
-        rise += f" of {one.most_rise:.0%}"
     return (
         str(one.times),
         *("" if count is None else str(count) for count in (one.lost, one.doubled)),
         *(_seconds(p99) for p99 in (one.calm_p99, one.p99)),
-        rise,
+        _rise(one),
         *("" if shown is None else "shown" if shown else "-" for shown in (one.in_status, one.in_log)),
         f"{one.seconds:.0f} s",
     )
+
+
+def _rise(one: Finding) -> str:
+    """What is judged; of other faults it tells how long they lasted."""
+    if one.most_rise is None:
+        return ""
+    return f"{'?' if one.rise is None else format(one.rise, '+.0%')} of {one.most_rise:.0%}"
 
 
 def _seconds(value: float | None) -> str:
