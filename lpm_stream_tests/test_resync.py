@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 
 import polars as pl
 import pytest
@@ -12,7 +13,9 @@ from lpm_stream import resync
 from lpm_stream.control import leases, parking, progress, tables
 from lpm_stream.control.registry import register, registered
 from lpm_stream.delivery import backfill as backfill_module
+from lpm_stream.delivery import worker
 from lpm_stream.delivery.backfill import backfill
+from lpm_stream.delivery.lanes import Outcome
 from lpm_stream.errors import LpmStreamError, SchemaError, SourceError
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.stream import Stream
@@ -352,3 +355,24 @@ def test_who_registers_after_a_resync_is_known_to_lack_what_came_before(stream):
     load(stream)
     assert progress.read_incomplete(stream.store, SPEC.name) == {}
     assert_delivered(stream, ["C"])
+
+
+def test_a_company_that_was_loaded_does_not_wait_because_more_was_published_meanwhile(stream, monkeypatch):
+    monkeypatch.setattr(worker, "_RECOVERY_MESSAGES", 1)
+    commit(stream, A="1")
+    resync.begin_anew(stream)
+    commit(stream, A="2")
+    deliver_all(stream)
+    assert parked(stream)["A"].kind == "gap"
+    backfill(stream, "A", rebuild=False, go_on=lambda: True, tell=lambda *_: None)
+    recover, more = worker.Worker.recover, iter(range(3, 9))
+
+    def behind(self: worker.Worker, state: parking.Parked, applied_before: int) -> Outcome:
+        for key in islice(more, 2):
+            commit(stream, A=str(key))
+        return recover(self, state, applied_before)
+
+    monkeypatch.setattr(worker.Worker, "recover", behind)
+    deliver(stream)
+    assert "A" not in parked(stream)
+    assert_delivered(stream, ["A"])

@@ -359,7 +359,7 @@ class _Drain:
     def _catch_up(self, lane: Lane, outcome: Outcome) -> None:
         """Goes on behind a parked company's own reader: back into the common stream if it has caught up."""
         state = self._parked[lane.company]
-        caught_up = outcome.through >= lane.joins_at
+        caught_up = outcome.through >= max(lane.joins_at, 0 if outcome.is_whole else outcome.shows_from)
         if caught_up and outcome.is_whole and outcome.gap is None:
             lane.recovering = False
             self._set_parked(lane.company, None)

@@ -33,6 +33,7 @@ class Outcome:
         watermark: the database's watermark now, None if it was not looked at.
         gap: what the company's own reader found to be lost on the way, None if nothing.
         is_whole: whether, after such a loss, the database is known to have all that was published.
+        shows_from: the sequence number from which on `through` shows whether it ever will have.
     """
 
     applied: Applied | None
@@ -40,6 +41,7 @@ class Outcome:
     watermark: Watermark | None = None
     gap: str | None = None
     is_whole: bool = True
+    shows_from: int = 0
 
 
 @dataclass

@@ -133,7 +133,10 @@ class Worker:
             LpmStreamError: as `apply` and the hub do.
         """
         company = state.company
-        wanted = self._published(company) if state.kind == "gap" else None
+        wanted, end = None, 0
+        if state.kind == "gap":
+            wanted = self._published(company)
+            end = self._hub.end(state.partition) if state.partition >= 0 else 0  # it holds what was published
         with self._borrowed(company) as database:
             mark = self._released(company, database)
             after = state.sequence_number - 1
@@ -150,6 +153,7 @@ class Worker:
             through,
             mark,
             is_whole=wanted is None or (mark.epoch == wanted[0] and mark.version >= wanted[1]),
+            shows_from=end,
         )
 
     def close(self) -> None:
