@@ -26,8 +26,8 @@ hypothesis_settings.load_profile("lpm_stream")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Most tests wait for processes, disks and clocks: a few at once even where there are only two cores."""
-    return max(4, os.cpu_count() or 1)
+    """Most tests wait for processes, disks and clocks: one more at once even where there are only two cores."""
+    return max(3, os.cpu_count() or 1)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def look_into_a_failed_check(ui: Ui, demo: Demo) -> None:
     ui.go(f"{TABLE}_health?{query}")
     history.wait_for()
     page.get_by_role("tab", name="Partitions").last.click()  # the first is the asset's
-    ui.sees("Failed (1)")
+    ui.sees(re.compile(r"^Failed \([1-9]"))  # on a machine with too much to do another file may be overdue
     ui.picture("health")
 
 
