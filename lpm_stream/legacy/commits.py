@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -45,7 +46,7 @@ class Commits:
     def _read_on(self) -> None:
         wanted = max(_FIRST_LOOK, 2 * self._known)
         try:
-            commits = self.table.history(wanted)
+            newest, commits = _newest_commits(self.table.table_uri, wanted)
         except (DeltaError, OSError) as error:
             raise SourceError(
                 f"the log of table {self.table.table_uri} cannot be read: {one_line(error)}"
@@ -53,7 +54,22 @@ class Commits:
         self._complete = len(commits) < wanted
         self._known = len(commits)
         self._times = {
-            commit["version"]: datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
-            for commit in commits
-            if "timestamp" in commit
+            version: datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+            for version, commit in zip(range(newest, -1, -1), commits, strict=False)
+            if "timestamp" in commit and version <= self.table.version()
         }
+
+
+def _newest_commits(location: str, wanted: int) -> tuple[int, list[dict[str, Any]]]:
+    """The newest version, and what the log tells of it and those before it, the newest first.
+
+    deltalake 1.6 reads the log up to its end of now, but numbers what it finds from the version that the table
+    was opened at. So both are looked at until no commit has come in between.
+    """
+    table = DeltaTable(location)
+    while True:
+        newest = table.version()
+        commits = table.history(wanted)
+        table.update_incremental()
+        if table.version() == newest:
+            return newest, commits
