@@ -36,7 +36,7 @@ SHORT = Sizes(
     fault_seconds=2,
     crowd=300,
     crowd_seconds=6,
-    crash_points=60,
+    crash_points=30,
     thorough=False,
 )
 LONG = Sizes(

@@ -159,11 +159,7 @@ _OWN: Mapping[str, Callable[[Pair, World, Sizes], Struck]] = {
 }
 _ANYWHERE = (*stores.FAULTS, *doubles.FAULTS, *kills.FAULTS)
 _SHARED = tuple(one for one in _ANYWHERE if one.name != _EMBEDDED_ONLY)
-_IN_SHORT = (
-    "broker killed and restarted",
-    "server killed and restarted",
-    "kill -9: relay",
-)
+_IN_SHORT = ("broker killed and restarted", "kill -9: relay")
 NAMES = tuple(f"{NAME}: {name}" for name in (*_OWN, *(fault.name for fault in _SHARED)))
 _NAMES_IN_SHORT = frozenset(f"{NAME}: {name}" for name in _IN_SHORT)
 
