@@ -5,7 +5,6 @@ swept, the watermark set to V, and the stream released. Until then its table can
 backfill leaves a table that the stream brings to V by itself: its rows carry V, so no earlier change passes them.
 """
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -29,8 +28,6 @@ from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION
 from lpm_stream.publish.version import broken
 from lpm_stream.source.snapshot import Snapshot
 from lpm_stream.stream import Stream
-
-log = logging.getLogger(__name__)
 
 _BATCH_ROWS = 20_000  # a transaction: enough to be quick, little enough to renew the lease in time
 _RENEW_SECONDS = 1.0

@@ -15,6 +15,7 @@ from lpm_stream.feed.schema import contract_schema
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.source.delta import CDF_PROPERTY
 from lpm_stream.source.failure import one_line
+from lpm_stream.source.snapshot import literal
 
 T = TypeVar("T")
 
@@ -159,12 +160,8 @@ def _create(spec: FeedSpec, location: str) -> DeltaTable:
 def _bounds(spec: FeedSpec, rows: pl.DataFrame) -> list[str]:
     """Between which literals the rows' keys lie: terms by which reads skip whole files."""
     return [
-        f"{name} {operator} {_literal(bound)}"
+        f"{name} {operator} {literal(bound)}"
         for name in spec.primary_key
         if spec.column(name).type in _BOUNDED
         for operator, bound in ((">=", rows[name].min()), ("<=", rows[name].max()))
     ]
-
-
-def _literal(value: Any) -> str:
-    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"

@@ -1,6 +1,7 @@
 """The rows of one company as the table holds them at a pinned version."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import polars as pl
 from deltalake import DeltaTable, QueryBuilder
@@ -65,7 +66,7 @@ class Snapshot:
 
     def _select(self, what: str, company: str, further: str = "") -> Iterator[pl.DataFrame]:
         engine = QueryBuilder().register("t", self._table)
-        mine = f"{_quoted(self._spec.company_column)} = {_literal(company)}{further}"
+        mine = f"{_quoted(self._spec.company_column)} = {literal(company)}{further}"
         try:
             engine.execute(_FILES_AT_ONCE)
             for batch in engine.execute(f"SELECT {what} FROM t WHERE {mine}"):
@@ -84,12 +85,13 @@ def _among(keys: pl.DataFrame | None) -> str:
     if keys is None:
         return ""
     looked_at = [values for values in keys if values.dtype == pl.String() or values.dtype.is_integer()]
-    lists = [(values.name, ", ".join(map(_literal, values.unique()))) for values in looked_at]
+    lists = [(values.name, ", ".join(map(literal, values.unique()))) for values in looked_at]
     return "".join(f" AND {_quoted(name)} IN ({literals})" for name, literals in lists)
 
 
-def _literal(value: str | int) -> str:
-    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+def literal(value: Any) -> str:
+    """A text or a whole number as SQL has it."""
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
 
 
 def _quoted(name: str) -> str:
