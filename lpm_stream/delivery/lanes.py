@@ -107,7 +107,12 @@ class Lane:
     @property
     def rows(self) -> int:
         """Number of changes that wait or are being applied."""
-        return self.waiting_rows + sum(one.message.rows for one in self.in_hand)
+        return self.waiting_rows + self.rows_in_hand
+
+    @property
+    def rows_in_hand(self) -> int:
+        """Number of changes that are being applied."""
+        return sum(one.message.rows for one in self.in_hand)
 
     def first_undelivered(self) -> Received | None:
         """The oldest message that is not known to be applied."""
@@ -135,7 +140,7 @@ class Lane:
         """Whether a task seems to wait for the company's database."""
         if self.task is None or monotonic() - self.started < _QUICK_SECONDS:
             return False
-        return sum(one.message.rows for one in self.in_hand) < _FEW_ROWS
+        return self.rows_in_hand < _FEW_ROWS
 
     def start(self, task: Future[Outcome]) -> None:
         """Notes the task that serves the company now."""
@@ -146,3 +151,21 @@ class Lane:
         """Notes that the task is over."""
         self.task = None
         self.in_hand = ()
+
+
+def next_in_line(ready: Sequence[Lane], free: int, large: int) -> list[Lane]:
+    """The companies that get the free slots: in turn, but some slots go first to those that need most of them.
+
+    A company has one slot at a time: in its turn among many small ones, the largest would be at work long after all
+    others have caught up.
+
+    Args:
+        ready: the lanes whose tasks may start, in turn.
+        free: number of free slots.
+        large: for how many of them a whole transaction's worth goes first, the most waiting changes before all.
+    """
+    full = (lane for lane in ready if lane.waiting_rows >= BATCH_ROWS)
+    first = sorted(full, key=lambda lane: -lane.waiting_rows)[: max(min(large, free), 0)]
+    chosen = {lane.company for lane in first}
+    others = [lane for lane in ready if lane.company not in chosen]
+    return [*first, *others][: max(free, 0)]

@@ -110,7 +110,7 @@ def _restored(rows: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataF
     for name, wanted in schema.items():
         if isinstance(wanted, pl.Decimal) and name in rows.columns:
             _require_exact(rows[name], wanted)
-    return rows.with_columns(_restoring(name, rows.schema[name], schema.get(name)) for name in rows.columns)
+    return rows.with_columns(_restoring(name, found, schema.get(name)) for name, found in rows.schema.items())
 
 
 def _require_exact(found: pl.Series, wanted: pl.Decimal) -> None:

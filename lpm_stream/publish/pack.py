@@ -56,6 +56,7 @@ class Packer:
         self._committed_at = committed_at
         self._max_body_bytes = max_body_bytes
         self._content_type = CONTENT_TYPES[spec.wire_format]
+        self._fingerprint = spec.fingerprint
         self._attempt = uuid.uuid4().hex[:16]
         self._lanes: defaultdict[str, _Lane] = defaultdict(_Lane)
         self._withheld: set[str] = set()
@@ -135,7 +136,7 @@ class Packer:
             last=last,
             attempt=self._attempt,
             rows=rows,
-            fingerprint=self._spec.fingerprint,
+            fingerprint=self._fingerprint,
             content_type=self._content_type,
             body=body,
         )

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from lpm_stream.delivery import lanes
-from lpm_stream.delivery.lanes import Lane
+from lpm_stream.delivery.lanes import BATCH_ROWS, Lane, next_in_line
 from lpm_stream.hub.message import Received
 from lpm_stream_tests.hub.messages import message
 
@@ -67,3 +67,32 @@ def test_what_is_left_to_the_own_reader_no_longer_waits(lane):
     lane.put(received(7))
     lane.leave_to_own_reader(8)
     assert (lane.first_undelivered(), lane.waiting_bytes, lane.waiting_rows, lane.joins_at) == (None, 0, 0, 8)
+
+
+def waiting(company: str, rows: int) -> Lane:
+    lane = Lane(company, 0)
+    lane.put(received(1, rows=rows))
+    return lane
+
+
+def companies(chosen: list[Lane]) -> str:
+    return "".join(lane.company for lane in chosen)
+
+
+@pytest.mark.parametrize(
+    ("free", "large", "expected"),
+    [
+        pytest.param(3, 0, "ABC", id="in turn, while large ones are at work already"),
+        pytest.param(3, 1, "DAB", id="the largest first"),
+        pytest.param(3, 2, "DBA", id="two of them"),
+        pytest.param(3, 3, "DBA", id="small ones are not put off for want of large ones"),
+        pytest.param(9, 3, "DBAC", id="nobody comes twice"),
+        pytest.param(1, 2, "D", id="one slot"),
+        pytest.param(0, 2, "", id="no slot"),
+        pytest.param(-1, 2, "", id="more at work than there are slots for"),
+        pytest.param(2, -1, "AB", id="more large ones at work than there are slots for them"),
+    ],
+)
+def test_who_has_most_waiting_goes_first_into_some_of_the_slots(free, large, expected):
+    ready = [waiting("A", 1), waiting("B", BATCH_ROWS), waiting("C", BATCH_ROWS - 1), waiting("D", BATCH_ROWS + 1)]
+    assert companies(next_in_line(ready, free, large)) == expected
