@@ -156,8 +156,8 @@ class Lane:
 def next_in_line(ready: Sequence[Lane], free: int, large: int) -> list[Lane]:
     """The companies that get the free slots: in turn, but some slots go first to those that need most of them.
 
-    A company has one slot at a time: in its turn among many small ones, the largest would be at work long after all
-    others have caught up.
+    A company has one slot at a time: in its turn among many small ones, the largest would be at work long after
+    all others have caught up.
 
     Args:
         ready: the lanes whose tasks may start, in turn.

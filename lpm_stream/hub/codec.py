@@ -110,7 +110,8 @@ def _restored(rows: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataF
     for name, wanted in schema.items():
         if isinstance(wanted, pl.Decimal) and name in rows.columns:
             _require_exact(rows[name], wanted)
-    return rows.with_columns(_restoring(name, found, schema.get(name)) for name, found in rows.schema.items())
+    others = ((name, found) for name, found in rows.schema.items() if found != schema.get(name))
+    return rows.with_columns(_restoring(name, found, schema.get(name)) for name, found in others)
 
 
 def _require_exact(found: pl.Series, wanted: pl.Decimal) -> None:
@@ -133,7 +134,7 @@ def _restoring(name: str, found: pl.DataType, wanted: pl.DataType | None) -> pl.
         return column.str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us").dt.replace_time_zone("UTC")
     if found == _NAIVE:
         return column.dt.replace_time_zone("UTC")
-    if wanted is None or found == wanted or is_widened(wanted, found):
+    if wanted is None or is_widened(wanted, found):
         return column
     return column.cast(wanted)
 
