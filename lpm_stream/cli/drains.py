@@ -1,7 +1,6 @@
 """publish, deliver, relay: the drains from the command line."""
 
 import logging
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,9 +80,6 @@ def deliver(home: Home = None, feed: Feed = None, json_file: Json = None) -> Non
 
 def relay(home: Home = None, feed: Feed = None) -> None:
     """Publish and deliver until stopped: the lowest latency, without Dagster."""
-    # Polars gives memory back half a second after it was freed, and in a backlog soon asks for it again: keeping
-    # it for longer takes 4 % of the work away. Its allocator looks at its import, here and in the children.
-    os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:2000")
     from lpm_stream.relay import relay as run
 
     stop = stop_on_signals()

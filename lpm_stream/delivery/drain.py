@@ -20,7 +20,7 @@ from lpm_stream.control.latency import Latencies
 from lpm_stream.control.parking import Parked
 from lpm_stream.control.store import ControlStore
 from lpm_stream.delivery.apply import WaitsError
-from lpm_stream.delivery.lanes import BATCH_ROWS, Lane, Outcome, next_in_line
+from lpm_stream.delivery.lanes import Lane, Outcome, next_in_line
 from lpm_stream.delivery.loss import LossCheck
 from lpm_stream.delivery.slots import Slots
 from lpm_stream.delivery.unsaved import Unsaved
@@ -264,11 +264,11 @@ class _Drain:
         at_work = [lane for lane in self._lanes.values() if lane.task is not None and not lane.recovering]
         held_up = sum(lane.is_held_up for lane in at_work)  # they lend their slots to others
         busy = len(at_work) - held_up
-        free = self._settings.slots - busy - max(len(self._stuck) + held_up - _STUCK_SLOTS, 0)
+        slots = self._settings.slots - max(len(self._stuck) + held_up - _STUCK_SLOTS, 0)
         now = datetime.now(UTC)
         ready = [lane for lane in self._lanes.values() if lane.is_ready(now)]
-        large = self._settings.slots // 2 - sum(lane.rows_in_hand >= BATCH_ROWS for lane in at_work)
-        for lane in next_in_line(ready, free, large):
+        large = slots // 2 - sum(lane.is_large for lane in at_work)
+        for lane in next_in_line(ready, slots - busy, large):
             company = lane.company
             serve = partial(self._worker.serve, company, lane.take(), self._applied(company))
             lane.start(self._slots.submit(serve))

@@ -142,6 +142,11 @@ class Lane:
             return False
         return self.rows_in_hand < _FEW_ROWS
 
+    @property
+    def is_large(self) -> bool:
+        """Whether a whole transaction's worth is being applied."""
+        return self.rows_in_hand >= BATCH_ROWS
+
     def start(self, task: Future[Outcome]) -> None:
         """Notes the task that serves the company now."""
         self.task = task

@@ -684,6 +684,27 @@ def test_a_company_with_much_to_do_lets_others_have_their_turn(stream, monkeypat
     assert_delivered(stream, [busy, quiet])
 
 
+@pytest.mark.parametrize(
+    ("slots", "stuck_slots"),
+    [(2, 1_000), pytest.param(4, -2, id="two of four slots are lent to databases that keep them waiting")],
+)
+def test_companies_with_much_to_do_have_no_more_than_half_of_the_slots_first(
+    stream, monkeypatch, slots, stuck_slots
+):
+    monkeypatch.setattr(lanes, "BATCH_ROWS", 2)
+    monkeypatch.setattr(deliver_drain, "_STUCK_SLOTS", stuck_slots)
+    *busy, quiet = (in_partition(stream, partition) for partition in range(4))
+    for number in range(10):
+        commit(stream, **{company: chr(ord("A") + 10 * index + number) for index, company in enumerate(busy)})
+    commit(stream, **{quiet: "q"})
+    order = served(monkeypatch)
+    few = Stream(stream.spec, stream.settings.model_copy(update={"slots": slots}), stream.store, stream.hub)
+    deliver(few)
+    assert len(order) == 16
+    assert order.index((quiet, 1)) < 8
+    assert_delivered(stream, [*busy, quiet])
+
+
 def test_a_partition_with_much_in_it_lets_others_have_their_turn(stream, monkeypatch):
     monkeypatch.setattr(deliver_drain, "_READ_MESSAGES", 1)
     monkeypatch.setattr(deliver_drain, "_WAITING_BYTES", 0)
