@@ -199,9 +199,10 @@ def _again_and_again(
             stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(pause * 2, _LONGEST_PAUSE)
             continue
-        pause = _FIRST_PAUSE
         if standby:
             if not standing_by:
                 log.info("%s: another worker is at it; standing by", role)
             stop.wait(min(_STANDBY_SECONDS, leases.TTL.total_seconds()))
+        else:
+            pause = _FIRST_PAUSE
         standing_by = standby

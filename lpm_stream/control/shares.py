@@ -2,14 +2,15 @@
 
 A deliverer that shares is a *member*, and has a lease for each partition of its share. Members see one another in
 the control store, so each knows how many partitions are its due: it gives up what is more, once it has finished
-what is in hand, and takes what nobody has. One that does not share (a sensor's tick, a command) takes the whole
-feed under one lease, if nobody has any of it.
+what is in hand, and takes what nobody has. Where the hub assigns partitions to them (a Kafka consumer group does),
+each says which are assigned to it, and only what is assigned to none of them is split like that. One that does not
+share (a sensor's tick, a command) takes the whole feed under one lease, if nobody has any of it.
 """
 
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,7 +52,15 @@ class Share:
         return [whole] if self.alone else [f"{whole}:{partition}" for partition in self.partitions]
 
 
-def take(store: ControlStore, feed: str, holder: str, partitions: Sequence[int], *, alone: bool) -> Share:
+def take(
+    store: ControlStore,
+    feed: str,
+    holder: str,
+    partitions: Sequence[int],
+    *,
+    alone: bool,
+    assigned: frozenset[int] = frozenset(),
+) -> Share:
     """Takes what is a deliverer's due and free, and gives up what else it had.
 
     Args:
@@ -60,24 +69,19 @@ def take(store: ControlStore, feed: str, holder: str, partitions: Sequence[int],
         holder: who asks, as `worker_name` names it.
         partitions: the hub's partitions.
         alone: take all or nothing.
+        assigned: what the hub assigns to this one of those that share.
     """
     now = datetime.now(UTC)
     with store.write() as connection:
         fence = leases.next_fence(connection, now)
+        share = Share(feed, holder, partitions, (), fence, alone)
         if not alone:
-            _join(connection, feed, holder, fence, now)
+            _join(connection, share, now)
+            _claim(connection, share, assigned, now)
         others = _held_by_others(connection, feed, holder, now)
-        if lease_name("deliver", feed) in others or (alone and others):
-            mine: Sequence[int] = ()
-        elif alone:
-            mine = partitions
-        else:
-            before = _held_by(connection, feed, holder)
-            free = [one for one in partitions if _name(feed, one) not in others]
-            due = _due(connection, feed, holder, len(partitions), now)
-            mine = sorted(sorted(free, key=lambda one: _name(feed, one) not in before)[:due])
-        share = Share(feed, holder, partitions, mine, fence, alone)
-        if mine:
+        if lease_name("deliver", feed) not in others and not (alone and others):
+            share = replace(share, partitions=partitions if alone else _due(connection, share, now))
+        if share.partitions:
             _tell_of_the_dead(connection, share, now)
             whole = _table.c.name == lease_name("deliver", feed)
             overlapping = _of(feed) & (~whole if alone else whole)  # of one that was silent: it is not to go on
@@ -90,29 +94,26 @@ def take(store: ControlStore, feed: str, holder: str, partitions: Sequence[int],
     return share
 
 
-def keep(connection: sa.Connection, share: Share) -> bool:
+def keep(connection: sa.Connection, share: Share, assigned: frozenset[int] = frozenset()) -> bool:
     """Makes the rest of a transaction conditional on the share, and renews it.
 
+    Args:
+        connection: the transaction.
+        share: the share.
+        assigned: as of `take`, now.
+
     Returns:
-        Whether the partitions are to be split anew: a deliverer has come or gone.
+        Whether the partitions are to be split anew: a deliverer has come or gone, or the hub assigns others.
 
     Raises:
         LeaseLostError: if another deliverer has some of it now.
     """
     now = datetime.now(UTC)
-    mine = _table.c.name.in_(share.names) & (_table.c.fence == share.fence)
-    renewed = connection.execute(_table.update().where(mine).values(expires_at=now + TTL)).rowcount
-    if renewed < len(share.names):
-        raise LeaseLostError(f"another deliverer has taken over partitions of feed {share.feed}; this one stops")
+    _renew(connection, share, now)
     if share.alone:
         return False
-    member = _table.c.name == _member(share.feed, share.holder)
-    if connection.execute(_table.update().where(member).values(expires_at=now + TTL)).rowcount == 0:
-        raise LeaseLostError(f"others take this deliverer of feed {share.feed} for dead; it begins anew")
-    due = _due(connection, share.feed, share.holder, len(share.every), now)
-    others = _held_by_others(connection, share.feed, share.holder, now)
-    free = len(share.every) - len(share.partitions) - len(others)
-    return len(share.partitions) > due or (len(share.partitions) < due and free > 0)
+    _claim(connection, share, assigned, now)
+    return _due(connection, share, now) != share.partitions
 
 
 def renew(store: ControlStore, share: Share) -> None:
@@ -122,7 +123,19 @@ def renew(store: ControlStore, share: Share) -> None:
         LeaseLostError: if another deliverer has some of it now.
     """
     with store.write() as connection:
-        keep(connection, share)
+        _renew(connection, share, datetime.now(UTC))
+
+
+def _renew(connection: sa.Connection, share: Share, now: datetime) -> None:
+    mine = _table.c.name.in_(share.names) & (_table.c.fence == share.fence)
+    renewed = connection.execute(_table.update().where(mine).values(expires_at=now + TTL)).rowcount
+    if renewed < len(share.names):
+        raise LeaseLostError(f"another deliverer has taken over partitions of feed {share.feed}; this one stops")
+    if share.alone:
+        return
+    member = _table.c.name == _member(share.feed, share.holder)
+    if connection.execute(_table.update().where(member).values(expires_at=now + TTL)).rowcount == 0:
+        raise LeaseLostError(f"others take this deliverer of feed {share.feed} for dead; it begins anew")
 
 
 def leave(store: ControlStore, share: Share) -> None:
@@ -131,16 +144,26 @@ def leave(store: ControlStore, share: Share) -> None:
     with store.write() as connection:
         connection.execute(_table.update().where(mine).values(expires_at=datetime.now(UTC)))
         connection.execute(_table.delete().where(_table.c.name == _member(share.feed, share.holder)))
+        connection.execute(_table.delete().where(_claims(share.feed), _table.c.holder == share.holder))
 
 
-def _join(connection: sa.Connection, feed: str, holder: str, fence: int, now: datetime) -> None:
+def _join(connection: sa.Connection, share: Share, now: datetime) -> None:
     """Becomes a member or stays one, and forgets those that are gone."""
-    for row in _members(connection, feed):
+    feed, holder = share.feed, share.holder
+    for row in _members_and_claims(connection, feed):
         if not is_alive(row, now):
             connection.execute(_table.delete().where(_table.c.name == row.name))
     name = _member(feed, holder)
     known = connection.execute(sa.select(_table.c.fence).where(_table.c.name == name)).scalar()
-    leases.write(connection, [name], holder, fence if known is None else known, now)
+    leases.write(connection, [name], holder, share.fence if known is None else known, now)
+
+
+def _claim(connection: sa.Connection, share: Share, assigned: frozenset[int], now: datetime) -> None:
+    """Says what the hub assigns to a member, in place of what it said before."""
+    connection.execute(_table.delete().where(_claims(share.feed), _table.c.holder == share.holder))
+    mine = assigned.intersection(share.every)
+    names = [f"assigned:{share.feed}:{partition}:{_digest(share.holder)}" for partition in sorted(mine)]
+    leases.write(connection, names, share.holder, share.fence, now)
 
 
 def _tell_of_the_dead(connection: sa.Connection, share: Share, now: datetime) -> None:
@@ -150,22 +173,43 @@ def _tell_of_the_dead(connection: sa.Connection, share: Share, now: datetime) ->
         log.warning("deliver:%s: its worker %s has died; another goes on from there", share.feed, holder)
 
 
-def _due(connection: sa.Connection, feed: str, holder: str, partitions: int, now: datetime) -> int:
-    """How many partitions a member is to have: as many as the others, those that came first one more."""
-    alive = [row for row in _members(connection, feed) if row.holder == holder or is_alive(row, now)]
-    order = [row.holder for row in sorted(alive, key=lambda row: (row.fence, row.name))]
-    each, rest = divmod(partitions, len(order))
-    return each + (order.index(holder) < rest)
+def _due(connection: sa.Connection, share: Share, now: datetime) -> list[int]:
+    """The partitions that a member is to have, of those that no other has.
+
+    They are what the hub assigns to it and, of what it assigns to no member, as many as the others get, those that
+    came first one more.
+    """
+    feed, holder = share.feed, share.holder
+    rows = _members_and_claims(connection, feed)
+    alive = [row for row in rows if row.holder == holder or is_alive(row, now)]
+    members = [row for row in alive if row.name.startswith("member:")]
+    claims = [(int(row.name.split(":")[-2]), row.holder) for row in alive if row.name.startswith("assigned:")]
+    rest = set(share.every).difference(partition for partition, _ in claims)
+    order = [row.holder for row in sorted(members, key=lambda row: (row.fence, row.name))]
+    each, more = divmod(len(rest), len(order))
+    others, before = _held_by_others(connection, feed, holder, now), _held_by(connection, feed, holder)
+    free = [one for one in share.every if _name(feed, one) not in others]
+    known_first = sorted((one for one in free if one in rest), key=lambda one: _name(feed, one) not in before)
+    shared = known_first[: each + (order.index(holder) < more)]
+    return sorted([*shared, *(one for one in free if (one, holder) in claims)])
 
 
-def _members(connection: sa.Connection, feed: str) -> Sequence[sa.Row[Any]]:
-    return connection.execute(
-        sa.select(_table).where(_table.c.name.startswith(f"member:{feed}:", autoescape=True))
-    ).all()
+def _members_and_claims(connection: sa.Connection, feed: str) -> Sequence[sa.Row[Any]]:
+    members = _table.c.name.startswith(f"member:{feed}:", autoescape=True)
+    return connection.execute(sa.select(_table).where(members | _claims(feed))).all()
+
+
+def _claims(feed: str) -> sa.ColumnElement[bool]:
+    """What the hub assigns to members of the feed."""
+    return _table.c.name.startswith(f"assigned:{feed}:", autoescape=True)
 
 
 def _member(feed: str, holder: str) -> str:
-    return f"member:{feed}:{hashlib.sha256(holder.encode()).hexdigest()[:16]}"
+    return f"member:{feed}:{_digest(holder)}"
+
+
+def _digest(holder: str) -> str:
+    return hashlib.sha256(holder.encode()).hexdigest()[:16]
 
 
 def _held_by_others(connection: sa.Connection, feed: str, holder: str, now: datetime) -> Mapping[str, str]:

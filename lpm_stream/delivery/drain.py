@@ -111,7 +111,9 @@ class Deliverer:
 
     def _take(self, *, alone: bool) -> shares.Share:
         every = self._hub.partitions()
-        share = shares.take(self._store, self._spec.name, self._holder, every, alone=alone)
+        feed = self._spec.name
+        assigned = frozenset[int]() if alone else self._hub.assigned(feed)
+        share = shares.take(self._store, feed, self._holder, every, alone=alone, assigned=assigned)
         if 0 < len(share.partitions) < len(every):
             log.info("deliver: its share are partitions %s of %d", list(share.partitions), len(every))
         return share
@@ -502,8 +504,9 @@ class _Drain:
         """Writes results, parked companies and checkpoints in one transaction, under the lease."""
         feed = self._spec.name
         reached = self._checkpoints()
+        assigned = frozenset[int]() if self._share.alone else self._hub.assigned(feed)
         with self._store.write() as connection:
-            self._to_be_split = shares.keep(connection, self._share)
+            self._to_be_split = shares.keep(connection, self._share, assigned)
             self._try_when_asked(connection)
             self._unsaved.save(connection, feed)
             news = {one: number for one, number in reached.items() if self._saved.get(one) != number}

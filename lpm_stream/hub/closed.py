@@ -38,6 +38,10 @@ class ClosedHub:
         """None can be told."""
         self._fail()
 
+    def assigned(self, feed: str) -> frozenset[int]:  # noqa: ARG002
+        """None can be told."""
+        self._fail()
+
     def close(self) -> None:
         """Nothing is to be released."""
 

@@ -124,6 +124,10 @@ class EventHubsHub:
         """The sequence number of the newest message: Event Hubs counts from 0, so one more than there."""
         return self._management.ends(partition).end
 
+    def assigned(self, feed: str) -> frozenset[int]:  # noqa: ARG002 - as of every hub
+        """It assigns none."""
+        return frozenset()
+
     def close(self) -> None:
         """Closes all connections; those that do not answer are left alone."""
         with self._given_back:

@@ -6,7 +6,6 @@ holes (transactions, compaction), so only a start below the log's start is a gap
 
 import json
 import logging
-import math
 import threading
 import time
 import zlib
@@ -21,6 +20,8 @@ from confluent_kafka.cimpl import NewTopic
 from lpm_stream.errors import HubError, HubGapError
 from lpm_stream.hub.bounded import all_within
 from lpm_stream.hub.kafka_client import Reasons, no_connection, opened, reason
+from lpm_stream.hub.kafka_group import KafkaGroup
+from lpm_stream.hub.kafka_reader import HEADER, Reader, watermarks
 from lpm_stream.hub.kafka_topic import Topic
 from lpm_stream.hub.message import Message, Received
 
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 
 _ASK_SECONDS = 10.0
 _SEND_SECONDS = 30.0
-_LOOK_SECONDS = 3.0
-_PATIENCE_SECONDS = 2.0  # how long a call waits for messages that exist: partitions are read in turn
 _POLL_SECONDS = 0.25
 _MAX_BODY_BYTES = 900_000  # brokers take 1,048,588 bytes unless set otherwise, with headers and envelope
 _PREFETCH_BYTES = 128_000_000  # of all readers together
@@ -38,16 +37,6 @@ _READERS = 4  # of a partition: the stream's own and those of companies that cat
 # Of the 5 s in which a process ends, its transactions in hand may take 4.
 _CLOSE_SECONDS = 0.5
 _FORGET_SECONDS = 60.0
-_HEADER = "lpm_stream"
-# What the client gets over by itself.
-_PASSING = {
-    KafkaError._TRANSPORT,  # noqa: SLF001 - that is how they are called
-    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-    KafkaError._TIMED_OUT,  # noqa: SLF001
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,  # of brokers to which a new topic has not got around
-}
 
 
 class KafkaHub:
@@ -68,8 +57,9 @@ class KafkaHub:
         self._topic = topic
         self._reasons = Reasons(topic)
         self._lock = threading.Lock()
-        self._readers: defaultdict[int, list[_Reader]] = defaultdict(list)
+        self._readers: defaultdict[int, list[Reader]] = defaultdict(list)
         self._producer: Producer | None = None
+        self._groups: dict[str, KafkaGroup] = {}  # by feed
         self._sent: dict[int, int] = {}  # partition to the sequence number of what we sent last
         self._asker = opened(Consumer, topic, group_id="lpm_stream", enable_auto_commit=False)
         try:
@@ -144,17 +134,25 @@ class KafkaHub:
             raise HubError(f"{self._name} has no partition {partition}")
         try:
             with self._lock:
-                _, high = _watermarks(self._asker, TopicPartition(self._topic.name, partition))
+                _, high = watermarks(self._asker, TopicPartition(self._topic.name, partition))
         except KafkaException as error:
             raise self._failed(partition, error) from error
         return high
+
+    def assigned(self, feed: str) -> frozenset[int]:
+        """What the feed's consumer group assigns; the first to ask joins it, until the hub is closed."""
+        if feed not in self._groups:
+            self._groups[feed] = KafkaGroup(self._topic, f"{self._topic.group}.{self._topic.name}.{feed}")
+        return self._groups[feed].assigned()
 
     def close(self) -> None:
         """Closes all connections; those that do not close are left alone."""
         with self._lock:
             readers = [reader for those in self._readers.values() for reader in those]
             self._readers.clear()
-        self._close([self._asker.close, *(reader.close for reader in readers)])
+        groups = [group.close for group in self._groups.values()]
+        self._close([self._asker.close, *groups, *(reader.close for reader in readers)])
+        self._groups.clear()
         self._producer = None
 
     @property
@@ -208,7 +206,7 @@ class KafkaHub:
         )
 
     def _produce(self, producer: Producer, message: Message, note: Callable[..., None], deadline: float) -> None:
-        headers: list[tuple[str, str | bytes | None]] = [(_HEADER, json.dumps(message.properties()).encode())]
+        headers: list[tuple[str, str | bytes | None]] = [(HEADER, json.dumps(message.properties()).encode())]
         partition = self.partition_of(message.company)
         while True:
             try:
@@ -233,7 +231,7 @@ class KafkaHub:
         why = no_connection(self._topic)
         return f"{messages} not confirmed within {_SEND_SECONDS:g} s" + (f": {why}" if why else "")
 
-    def _retire(self, readers: "Sequence[_Reader]") -> None:
+    def _retire(self, readers: Sequence[Reader]) -> None:
         """Closes readers while others are read from."""
         closes = [reader.close for reader in readers]
         threading.Thread(target=self._close, args=(closes,), name="close-kafka-readers", daemon=True).start()
@@ -244,11 +242,11 @@ class KafkaHub:
         except (TimeoutError, KafkaException) as error:
             log.warning("%s: connections that do not close are left alone: %s", self._name, error)
 
-    def _put_back(self, reader: "_Reader", partition: int) -> None:
+    def _put_back(self, reader: Reader, partition: int) -> None:
         with self._lock:
             self._readers[partition].append(reader)
 
-    def _take_reader(self, partition: int, after: int) -> "_Reader":
+    def _take_reader(self, partition: int, after: int) -> Reader:
         """The reader that stands there, for one caller at a time; a new one if there is none."""
         forgotten = time.monotonic() - _FORGET_SECONDS
         with self._lock:
@@ -263,142 +261,4 @@ class KafkaHub:
         if mine is not None:
             return mine
         share = _PREFETCH_BYTES // (len(self._partitions) * _READERS)
-        return _Reader(self._topic, self._name, partition, after, share)
-
-
-class _Reader:
-    """The messages of one partition behind one place.
-
-    Attributes:
-        position: sequence number of the last message that was taken.
-        used_at: when somebody last asked, on the monotonic clock.
-    """
-
-    def __init__(self, topic: Topic, name: str, partition: int, after: int, prefetch_bytes: int) -> None:
-        self.position = after
-        self.used_at = time.monotonic()
-        self._name = name
-        self._place = TopicPartition(topic.name, partition, after)
-        self._checked_at = -math.inf
-        self._consumer = opened(
-            Consumer,
-            topic,
-            group_id="lpm_stream",  # asked for, but not used: places are kept in the company databases
-            enable_auto_commit=False,
-            auto_offset_reset="error",
-            enable_partition_eof=True,
-            isolation_level="read_committed",
-            queued_max_messages_kbytes=max(prefetch_bytes // 2048, 1),
-            fetch_max_bytes=max(prefetch_bytes // 2, 1_048_576),
-            max_partition_fetch_bytes=max(prefetch_bytes // 2, 1_048_576),
-            message_max_bytes=1_048_576,
-            fetch_wait_max_ms=100,
-        )
-        self._consumer.assign([self._place])
-        self._is_at_end = False
-        self._rest: list[Record] = []
-
-    def take(self, max_messages: int, known: int) -> list[Received]:
-        """The next messages, [] if there are none.
-
-        Args:
-            max_messages: so many at most.
-            known: up to this sequence number there are messages.
-
-        Raises:
-            HubGapError: if they are no longer kept or not ours.
-            KafkaException: if the broker cannot be read.
-        """
-        self.used_at = time.monotonic()
-        deadline = self.used_at + _PATIENCE_SECONDS
-        self._require_kept()
-        while time.monotonic() < deadline:
-            is_at_end = self._is_at_end and self.position >= known
-            found = self._rest or self._fetched(max_messages, 0 if is_at_end else _POLL_SECONDS)
-            self._rest = []
-            received = self._received(found)
-            if received:
-                self.position = received[-1].sequence_number
-                return received
-            if self._is_at_end and self.position >= known:
-                return []
-        raise HubError(
-            f"{self._name}, partition {self._place.partition}: nothing came within {_PATIENCE_SECONDS:g} s"
-        )
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._consumer.close()
-
-    def _fetched(self, max_messages: int, wait_seconds: float) -> list[Record]:
-        """What has arrived; waits for the first record only."""
-        first = self._consumer.poll(wait_seconds)
-        if first is None:
-            return []
-        return [first, *self._consumer.consume(max_messages - 1, 0)] if max_messages > 1 else [first]
-
-    def _received(self, records: Sequence[Record]) -> list[Received]:
-        received: list[Received] = []
-        for at, record in enumerate(records):
-            error = record.error()
-            self._is_at_end = error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
-            if error is None:
-                one = _message(self._place.partition, record)
-                if isinstance(one, Received):
-                    received.append(one)
-                    continue
-                if received:
-                    self._rest = list(records[at:])
-                    return received
-                raise one
-            if not self._is_at_end:
-                if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):  # noqa: SLF001
-                    self._checked_at = -math.inf
-                    self._require_kept()
-                if error.code() not in _PASSING:
-                    raise KafkaException(error)
-        return received
-
-    def _require_kept(self) -> None:
-        """Raises if what comes next is gone; asked once, since the consumer reports it from then on."""
-        if self._checked_at > 0:
-            return
-        low, high = _watermarks(self._consumer, self._place)
-        partition = self._place.partition
-        if self.position > high:
-            raise HubGapError(
-                f"{self._name}, partition {partition}, ends at message {high}, but message {self.position} was "
-                f"read from it: the topic was created anew",
-                resume_after=0,
-            )
-        if self.position < low:
-            raise HubGapError(
-                f"{self._name}, partition {partition}, no longer keeps messages {self.position + 1} to {low}", low
-            )
-        self._checked_at = time.monotonic()
-
-
-def _watermarks(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
-    """The offset of the oldest record and the one that the next record gets."""
-    deadline = time.monotonic() + _LOOK_SECONDS
-    while True:
-        try:
-            low, high = consumer.get_watermark_offsets(place, _LOOK_SECONDS)
-        except KafkaException as error:  # such as a leader that is still being chosen
-            if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return low, high
-
-
-def _message(partition: int, record: Record) -> Received | HubGapError:
-    number = (record.offset() or 0) + 1
-    try:
-        properties = json.loads(dict(record.headers() or [])[_HEADER] or b"")
-        key, body = record.key(), record.value()
-        company = key.decode() if isinstance(key, bytes) else str(key)
-        return Received(Message.from_properties(company, properties, bytes(body or b"")), partition, number)
-    except (LookupError, TypeError, ValueError) as error:
-        kind = type(error).__name__  # what it says may quote values
-        return HubGapError(f"Kafka partition {partition}: message {number} is not one of ours ({kind})", number)
+        return Reader(self._topic, self._name, partition, after, share)

@@ -10,7 +10,8 @@ from lpm_stream.errors import LpmStreamError
 from lpm_stream.secret import resolve
 
 _EVENT_HUBS_PORT = 9093
-_OPTIONS = ("security", "mechanism", "username", "password", "ca", "replication", "retention_hours")
+_OPTIONS = ("security", "mechanism", "username", "password", "ca", "group", "replication", "retention_hours")
+_GROUP = "lpm_stream"
 _BROKERS_OWN = -1  # what `default.replication.factor` says, from Kafka 2.4 on (KIP-464)
 _QUIET: Mapping[str, Any] = {
     "socket.keepalive.enable": True,
@@ -30,6 +31,7 @@ class Topic:
         login: settings of the connection; they may hold a secret.
         replication: copies of a topic that is created here; -1 for as many as the brokers make by default.
         retention_hours: how long a topic that is created here keeps messages.
+        group: what the ids of consumer groups begin with; the topic and the feed follow.
     """
 
     servers: str
@@ -37,6 +39,7 @@ class Topic:
     login: Mapping[str, Any] = field(default_factory=dict, repr=False)
     replication: int = _BROKERS_OWN
     retention_hours: float = 72
+    group: str = _GROUP
 
     def __str__(self) -> str:
         return f"Kafka topic {self.name} at {self.servers}"
@@ -52,10 +55,10 @@ def topic(location: str) -> Topic:
 
     Args:
         location: `//HOST:PORT[,HOST:PORT]/TOPIC`, then, after a `?`, any of `security` (`SASL_SSL`, `SSL`),
-            `mechanism` (default `PLAIN`), `username`, `password` (by reference), `ca`
-            (a file), `replication` (default: the brokers' own) and `retention_hours` (default 72) of a topic
-            that is created. For the Kafka endpoint of
-            Event Hubs `password` refers to the connection string; nothing else is needed.
+            `mechanism` (default `PLAIN`), `username`, `password` (by reference), `ca` (a file), `group` (default
+            `lpm_stream`), and `replication` (default: the brokers' own) and `retention_hours` (default 72) of a
+            topic that is created. For the Kafka endpoint of Event Hubs `password` refers to the connection string;
+            nothing else is needed.
 
     Raises:
         LpmStreamError: if it is not.
@@ -72,7 +75,8 @@ def topic(location: str) -> Topic:
         hours = float(options.get("retention_hours", "72"))
     except ValueError as error:
         raise LpmStreamError("kafka: replication and retention_hours are numbers") from error
-    return Topic(servers, name, _login(servers, options), replication, hours)
+    group = options.get("group", _GROUP)
+    return Topic(servers, name, _login(servers, options), replication, hours, group)
 
 
 def _login(servers: str, options: Mapping[str, str]) -> dict[str, Any]:

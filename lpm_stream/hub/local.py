@@ -132,6 +132,10 @@ class LocalHub:
                 if expired:
                     connection.execute("DELETE FROM messages WHERE sequence_number <= ?", (expired[-1],))
 
+    def assigned(self, feed: str) -> frozenset[int]:  # noqa: ARG002 - as of every hub
+        """It assigns none."""
+        return frozenset()
+
     def close(self) -> None:
         """Closes the files."""
         with self._lock:

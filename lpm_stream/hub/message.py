@@ -130,6 +130,17 @@ class Hub(Protocol):
         """
         ...
 
+    def assigned(self, feed: str) -> frozenset[int]:
+        """The partitions that the hub gives to whoever asks, of those that share a feed.
+
+        None of them if the hub leaves it to them, or has not said yet. To be asked often: who has asked takes part
+        until the hub is closed.
+
+        Raises:
+            HubError: if it cannot take part.
+        """
+        ...
+
     def close(self) -> None:
         """Releases files and connections."""
         ...

@@ -103,6 +103,9 @@ class BadHub:
     def end(self, partition: int) -> int:
         return self._hub.end(partition)
 
+    def assigned(self, feed: str) -> frozenset[int]:
+        return self._hub.assigned(feed)
+
     def everything(self, partition: int) -> list[Received]:
         """All messages that are not damaged."""
         found: list[Received] = []

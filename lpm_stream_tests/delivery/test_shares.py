@@ -2,18 +2,31 @@
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from lpm_stream.control import leases, parking, progress, shares
 from lpm_stream.control.registry import register
 from lpm_stream.control.tables import leases as table
 from lpm_stream.delivery.drain import Delivery
+from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
-from lpm_stream_tests.example import SPEC, append, assert_delivered, deliver, orders, publish, undelivered
+from lpm_stream_tests.example import (
+    SPEC,
+    append,
+    assert_delivered,
+    create_table,
+    deliver,
+    orders,
+    publish,
+    undelivered,
+)
+from lpm_stream_tests.kafka.broker import KafkaBroker
 
 OTHER = "deliver@elsewhere:1:1"
 COMPANIES = [f"company {number}" for number in range(12)]
@@ -127,6 +140,53 @@ def test_nothing_is_lost_while_they_come_and_go(crowd: Stream) -> None:
     assert_delivered(crowd, COMPANIES)
     assert parking.read_parked(crowd.store, SPEC.name) == {}
     assert leases.holders(crowd.store) == {}
+
+
+@pytest.fixture
+def on_kafka(settings: Settings, broker: KafkaBroker) -> Iterator[Stream]:
+    """As `crowd`, with a topic for a hub."""
+    there = settings.model_copy(update={"hub_url": f"kafka://localhost:{broker.port}/shares"})
+    create_table(there.table_location(SPEC.source_table))
+    with open_stream(there, SPEC) as opened:
+        for company in COMPANIES:
+            register(opened.store, company)
+        yield opened
+
+
+def test_a_consumer_group_says_who_delivers_what(on_kafka: Stream, broker: KafkaBroker) -> None:
+    group = f"lpm_stream.shares.{SPEC.name}"
+
+    def assigned() -> set[frozenset[int]]:
+        admin = AdminClient({"bootstrap.servers": f"localhost:{broker.port}", "log_level": 0})
+        members = admin.describe_consumer_groups([group])[group].result(10).members
+        return {frozenset(place.partition for place in one.assignment.topic_partitions) for one in members}
+
+    def held() -> set[frozenset[int]]:
+        by_holder = defaultdict(set)
+        for name, holder in leases.holders(on_kafka.store).items():
+            if name.startswith(f"deliver:{SPEC.name}:"):
+                by_holder[holder].add(int(name.rpartition(":")[2]))
+        return set(map(frozenset, by_holder.values()))
+
+    with delivering(on_kafka), ExitStack() as others:
+        for number in range(4):
+            commit(on_kafka, str(number))
+            if number in {1, 2}:
+                others.enter_context(delivering(on_kafka))
+                wait_until_split(on_kafka, number + 1)
+                end = time.monotonic() + 60
+                while held() != assigned():
+                    assert time.monotonic() < end, (held(), assigned())
+                    time.sleep(0.1)
+        others.close()
+        wait_until_split(on_kafka, 1)
+        end = time.monotonic() + 60
+        while undelivered(on_kafka):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert_delivered(on_kafka, COMPANIES)
+    assert parking.read_parked(on_kafka.store, SPEC.name) == {}
+    assert leases.holders(on_kafka.store) == {}
 
 
 def wait_until_split(stream: Stream, deliverers: int) -> None:

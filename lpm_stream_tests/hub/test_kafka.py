@@ -17,8 +17,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from lpm_stream.errors import HubError, HubGapError, LpmStreamError
-from lpm_stream.hub import kafka
+from lpm_stream.hub import kafka, kafka_group
 from lpm_stream.hub.kafka import KafkaHub
+from lpm_stream.hub.kafka_group import KafkaGroup
+from lpm_stream.hub.kafka_reader import Reader
 from lpm_stream.hub.kafka_topic import topic
 from lpm_stream.hub.message import Received
 from lpm_stream.settings import Settings
@@ -212,6 +214,53 @@ def test_the_kafka_endpoint_of_event_hubs_needs_the_connection_string_only(monke
 Watermarks = Callable[..., tuple[int, int]]
 
 
+def shares_of(*hubs: KafkaHub) -> list[set[int]]:
+    """What each of them is given, once that is all of the topic and nothing twice."""
+    end = time.monotonic() + 60
+    while True:
+        found = [set(hub.assigned("tdr")) for hub in hubs]
+        if all(found) and sorted(one for mine in found for one in mine) == list(hubs[0].partitions()):
+            return found
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+
+
+def test_a_consumer_group_gives_each_its_share(place, monkeypatch):
+    monkeypatch.setattr(kafka_group, "_SESSION_MILLISECONDS", 300_000)  # who closes leaves at once
+    monkeypatch.setattr(kafka_group, "_PAUSE_MILLISECONDS", 300_000)
+    with closing(KafkaHub(topic(place), 4)) as first:
+        assert first.assigned("tdr") == set()  # the group has not said yet
+        assert shares_of(first) == [{0, 1, 2, 3}]
+        with closing(KafkaHub(topic(place), 4)) as second:
+            assert [len(one) for one in shares_of(first, second)] == [2, 2]
+        assert shares_of(first) == [{0, 1, 2, 3}]
+        first.send([message("A", 1)])
+        assert versions(first, "A") == [1]
+
+
+def test_groups_of_other_names_and_other_feeds_share_nothing(place):
+    with (
+        closing(KafkaHub(topic(place), 4)) as first,
+        closing(KafkaHub(topic(f"{place}?group=another"), 4)) as second,
+    ):
+        first.assigned("calls")
+        assert shares_of(first) == shares_of(second) == [{0, 1, 2, 3}]
+
+
+def test_what_keeps_somebody_out_of_a_group_is_said_once(caplog):
+    group = KafkaGroup(topic("//localhost:1/tdr"), "lpm_stream.tdr.tdr")
+    group.close()
+    refused = SimpleNamespace(error=lambda: KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+    away = SimpleNamespace(error=lambda: KafkaError(KafkaError._TRANSPORT))
+    records = iter([refused, away, None, refused, None])
+    group._consumer = cast("Consumer", SimpleNamespace(poll=lambda _: next(records)))
+    assert group.assigned() == group.assigned() == set()
+    [warning] = [one.getMessage() for one in caplog.records]
+    assert warning.startswith(
+        "Kafka topic tdr at localhost:1, consumer group lpm_stream.tdr.tdr: Broker: Group auth"
+    )
+
+
 @pytest.fixture
 def unconnected(monkeypatch: pytest.MonkeyPatch) -> KafkaHub:
     monkeypatch.setattr(KafkaHub, "_found_partitions", lambda _: range(1))
@@ -220,7 +269,7 @@ def unconnected(monkeypatch: pytest.MonkeyPatch) -> KafkaHub:
 
 def reader(close: Callable[[], object], used_at: float = math.inf, watermarks: Watermarks | None = None) -> Any:
     """One behind message 7 whose consumer closes like that."""
-    found = kafka._Reader(topic("//localhost:1/tdr"), "tdr", 0, after=7, prefetch_bytes=1_000_000)
+    found = Reader(topic("//localhost:1/tdr"), "tdr", 0, after=7, prefetch_bytes=1_000_000)
     found._consumer.close()
     found._consumer = cast("Consumer", SimpleNamespace(close=close, get_watermark_offsets=watermarks))
     found.used_at = used_at
