@@ -47,6 +47,8 @@ class Bomb:
 
     def step(self, where: str) -> None:
         """A step is reached."""
+        if threading.current_thread().name == "keep-lease":  # it works by the clock
+            return
         with self._lock:
             if self.crashed_at is None or not self._for_good:
                 self.steps += 1

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import pytest
 
 from lpm_stream.errors import HubError, LpmStreamError
-from lpm_stream.hub import kafka
+from lpm_stream.hub import kafka, kafka_reader
 from lpm_stream.hub.kafka import KafkaHub
 from lpm_stream.hub.kafka_topic import Topic, topic
 from lpm_stream.settings import Settings
@@ -34,8 +34,8 @@ def login(broker: KafkaBroker, tmp_path: Path) -> dict[str, str]:
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Does not wait long for what does not come."""
-    for name in ("_ASK_SECONDS", "_LOOK_SECONDS", "_SEND_SECONDS"):
-        monkeypatch.setattr(kafka, name, 0.5)
+    for module, name in ((kafka, "_ASK_SECONDS"), (kafka_reader, "_LOOK_SECONDS"), (kafka, "_SEND_SECONDS")):
+        monkeypatch.setattr(module, name, 0.5)
 
 
 def place(broker: KafkaBroker, host: str = "localhost") -> str:
