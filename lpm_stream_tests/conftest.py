@@ -26,8 +26,11 @@ hypothesis_settings.load_profile("lpm_stream")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Most tests wait for processes, disks and clocks: one more at once even where there are only two cores."""
-    return max(3, os.cpu_count() or 1)
+    """Most tests wait for processes, disks and clocks: one more at once even where there are only two cores.
+
+    Not where whole demos run against the clock: on a machine that three of them share, checks of latency fail.
+    """
+    return max(2 if "LPM_TEST_ALL" in os.environ else 3, os.cpu_count() or 1)
 
 
 @pytest.fixture
