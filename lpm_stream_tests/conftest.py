@@ -12,11 +12,10 @@ import sqlalchemy as sa
 from hypothesis import settings as hypothesis_settings
 
 from lpm_stream import mssql
-from lpm_stream.control.registry import register
 from lpm_stream.settings import Settings
-from lpm_stream.stream import Stream, open_stream
+from lpm_stream.stream import Stream
 from lpm_stream_tests import postgresql
-from lpm_stream_tests.example import SPEC, create_table
+from lpm_stream_tests.example import begun
 from lpm_stream_tests.kafka.broker import KafkaBroker, running_broker, why_not
 from lpm_stream_tests.tsql import driver, odbc
 
@@ -43,10 +42,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def stream(settings: Settings) -> Iterator[Stream]:
     """A stream with an empty source table and the companies A and B."""
-    create_table(settings.table_location(SPEC.source_table))
-    with open_stream(settings, SPEC) as opened:
-        register(opened.store, "A")
-        register(opened.store, "B")
+    with begun(settings, ["A", "B"]) as opened:
         yield opened
 
 

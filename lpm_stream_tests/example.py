@@ -1,8 +1,8 @@
 """A small feed of the tests' own, and what they need around it: a Delta table, databases, comparisons."""
 
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 
 from lpm_stream.control.progress import read_checkpoints
-from lpm_stream.control.registry import database_urls
+from lpm_stream.control.registry import database_urls, register
 from lpm_stream.feed.schema import contract_schema
 from lpm_stream.feed.spec import Column, FeedSpec
-from lpm_stream.stream import Stream
+from lpm_stream.settings import Settings
+from lpm_stream.stream import Stream, open_stream
 
 SPEC = FeedSpec(
     name="orders",
@@ -121,6 +122,16 @@ def assert_delivered(stream: Stream, companies: Sequence[str]) -> None:
             for key, row in stored(stream, company).items()
         }
         assert rows == expected(stream, company), company
+
+
+@contextmanager
+def begun(settings: Settings, companies: Sequence[str], spec: FeedSpec = SPEC) -> Iterator[Stream]:
+    """A stream with an empty source table and these companies."""
+    create_table(settings.table_location(spec.source_table))
+    with open_stream(settings, spec) as opened:
+        for company in companies:
+            register(opened.store, company)
+        yield opened
 
 
 def undelivered(stream: Stream) -> int:

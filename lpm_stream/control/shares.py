@@ -80,7 +80,7 @@ def take(
             _claim(connection, share, assigned, now)
         others = _held_by_others(connection, feed, holder, now)
         if lease_name("deliver", feed) not in others and not (alone and others):
-            share = replace(share, partitions=partitions if alone else _due(connection, share, now))
+            share = replace(share, partitions=partitions if alone else _due(connection, share, others, now))
         if share.partitions:
             _tell_of_the_dead(connection, share, now)
             whole = _table.c.name == lease_name("deliver", feed)
@@ -94,7 +94,7 @@ def take(
     return share
 
 
-def keep(connection: sa.Connection, share: Share, assigned: frozenset[int] = frozenset()) -> bool:
+def keep(connection: sa.Connection, share: Share, assigned: frozenset[int]) -> bool:
     """Makes the rest of a transaction conditional on the share, and renews it.
 
     Args:
@@ -113,7 +113,8 @@ def keep(connection: sa.Connection, share: Share, assigned: frozenset[int] = fro
     if share.alone:
         return False
     _claim(connection, share, assigned, now)
-    return _due(connection, share, now) != share.partitions
+    others = _held_by_others(connection, share.feed, share.holder, now)
+    return _due(connection, share, others, now) != share.partitions
 
 
 def renew(store: ControlStore, share: Share) -> None:
@@ -173,7 +174,7 @@ def _tell_of_the_dead(connection: sa.Connection, share: Share, now: datetime) ->
         log.warning("deliver:%s: its worker %s has died; another goes on from there", share.feed, holder)
 
 
-def _due(connection: sa.Connection, share: Share, now: datetime) -> list[int]:
+def _due(connection: sa.Connection, share: Share, others: Mapping[str, str], now: datetime) -> list[int]:
     """The partitions that a member is to have, of those that no other has.
 
     They are what the hub assigns to it and, of what it assigns to no member, as many as the others get, those that
@@ -187,7 +188,7 @@ def _due(connection: sa.Connection, share: Share, now: datetime) -> list[int]:
     rest = set(share.every).difference(partition for partition, _ in claims)
     order = [row.holder for row in sorted(members, key=lambda row: (row.fence, row.name))]
     each, more = divmod(len(rest), len(order))
-    others, before = _held_by_others(connection, feed, holder, now), _held_by(connection, feed, holder)
+    before = _held_by(connection, feed, holder)
     free = [one for one in share.every if _name(feed, one) not in others]
     known_first = sorted((one for one in free if one in rest), key=lambda one: _name(feed, one) not in before)
     shared = known_first[: each + (order.index(holder) < more)]

@@ -170,7 +170,7 @@ def next_in_line(ready: Sequence[Lane], free: int, large: int) -> list[Lane]:
         large: for how many of them a whole transaction's worth goes first, the most waiting changes before all.
     """
     full = (lane for lane in ready if lane.waiting_rows >= BATCH_ROWS)
-    first = sorted(full, key=lambda lane: -lane.waiting_rows)[: max(min(large, free), 0)]
+    first = sorted(full, key=lambda lane: -lane.waiting_rows)[: max(large, 0)]
     chosen = {lane.company for lane in first}
     others = [lane for lane in ready if lane.company not in chosen]
     return [*first, *others][: max(free, 0)]

@@ -24,6 +24,13 @@ _SAYS_NOTHING = {
     KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
     KafkaError._TIMED_OUT,  # noqa: SLF001
 }
+PASSING = {
+    *_SAYS_NOTHING,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,  # of brokers to which a new topic has not got around
+}
+"""What a client gets over by itself."""
 
 C = TypeVar("C")
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from lpm_stream.errors import HubError
-from lpm_stream.hub.kafka_client import opened
-from lpm_stream.hub.kafka_reader import PASSING
+from lpm_stream.hub.kafka_client import PASSING, opened, reason
 from lpm_stream.hub.kafka_topic import Topic
 
 log = logging.getLogger(__name__)
@@ -35,6 +34,7 @@ class KafkaGroup:
         Raises:
             HubError: if it cannot work with the topic's settings, or its name.
         """
+        self._topic = topic
         self._place = f"{topic}, consumer group {name}"
         self._assigned: frozenset[int] = frozenset()
         self._told: set[int] = set()
@@ -51,7 +51,7 @@ class KafkaGroup:
         try:
             self._consumer.subscribe([topic.name], on_assign=self._assign, on_lost=self._lose)
         except KafkaException as error:
-            raise HubError(f"{self._place} cannot be joined: {error.args[0].str()}") from error
+            raise HubError(f"{self._place} cannot be joined: {reason(topic, error)}") from error
 
     def assigned(self) -> frozenset[int]:
         """The partitions that were assigned last; none before that, and once it is found to be out.
@@ -66,7 +66,7 @@ class KafkaGroup:
                 if (error := record.error()) is not None:
                     self._tell(error)
         except KafkaException as error:
-            raise HubError(f"{self._place}: {error.args[0].str()}") from error
+            raise HubError(f"{self._place}: {reason(self._topic, error)}") from error
         return self._assigned
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Record
 
 from lpm_stream.errors import HubError, HubGapError
-from lpm_stream.hub.kafka_client import opened
+from lpm_stream.hub.kafka_client import PASSING, opened
 from lpm_stream.hub.kafka_topic import Topic
 from lpm_stream.hub.message import Message, Received
 
@@ -19,15 +19,6 @@ HEADER = "lpm_stream"
 _LOOK_SECONDS = 3.0
 _PATIENCE_SECONDS = 2.0  # how long a call waits for messages that exist: partitions are read in turn
 _POLL_SECONDS = 0.25
-PASSING = {
-    KafkaError._TRANSPORT,  # noqa: SLF001 - that is how they are called
-    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-    KafkaError._TIMED_OUT,  # noqa: SLF001
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,  # of brokers to which a new topic has not got around
-}
-"""What a client gets over by itself."""
 
 
 class Reader:

@@ -20,7 +20,7 @@ from lpm_stream_tests.example import (
     SPEC,
     append,
     assert_delivered,
-    create_table,
+    begun,
     deliver,
     orders,
     publish,
@@ -133,23 +133,15 @@ def test_nothing_is_lost_while_they_come_and_go(crowd: Stream) -> None:
             elif number == 4:
                 others.close()
                 wait_until_split(crowd, 1)
-        end = time.monotonic() + 60
-        while undelivered(crowd):
-            assert time.monotonic() < end
-            time.sleep(0.02)
-    assert_delivered(crowd, COMPANIES)
-    assert parking.read_parked(crowd.store, SPEC.name) == {}
-    assert leases.holders(crowd.store) == {}
+        wait_until_delivered(crowd)
+    assert_all_well(crowd)
 
 
 @pytest.fixture
 def on_kafka(settings: Settings, broker: KafkaBroker) -> Iterator[Stream]:
     """As `crowd`, with a topic for a hub."""
     there = settings.model_copy(update={"hub_url": f"kafka://localhost:{broker.port}/shares"})
-    create_table(there.table_location(SPEC.source_table))
-    with open_stream(there, SPEC) as opened:
-        for company in COMPANIES:
-            register(opened.store, company)
+    with begun(there, COMPANIES) as opened:
         yield opened
 
 
@@ -180,13 +172,22 @@ def test_a_consumer_group_says_who_delivers_what(on_kafka: Stream, broker: Kafka
                     time.sleep(0.1)
         others.close()
         wait_until_split(on_kafka, 1)
-        end = time.monotonic() + 60
-        while undelivered(on_kafka):
-            assert time.monotonic() < end
-            time.sleep(0.02)
-    assert_delivered(on_kafka, COMPANIES)
-    assert parking.read_parked(on_kafka.store, SPEC.name) == {}
-    assert leases.holders(on_kafka.store) == {}
+        wait_until_delivered(on_kafka)
+    assert_all_well(on_kafka)
+
+
+def wait_until_delivered(stream: Stream) -> None:
+    end = time.monotonic() + 60
+    while undelivered(stream):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def assert_all_well(stream: Stream) -> None:
+    """Everybody has everything, and nobody is at work any more."""
+    assert_delivered(stream, COMPANIES)
+    assert parking.read_parked(stream.store, SPEC.name) == {}
+    assert leases.holders(stream.store) == {}
 
 
 def wait_until_split(stream: Stream, deliverers: int) -> None:

@@ -211,9 +211,6 @@ def test_the_kafka_endpoint_of_event_hubs_needs_the_connection_string_only(monke
     assert "SharedAccessKey" not in repr(found)
 
 
-Watermarks = Callable[..., tuple[int, int]]
-
-
 def shares_of(*hubs: KafkaHub) -> list[set[int]]:
     """What each of them is given, once that is all of the topic and nothing twice."""
     end = time.monotonic() + 60
@@ -259,6 +256,9 @@ def test_what_keeps_somebody_out_of_a_group_is_said_once(caplog):
     assert warning.startswith(
         "Kafka topic tdr at localhost:1, consumer group lpm_stream.tdr.tdr: Broker: Group auth"
     )
+
+
+Watermarks = Callable[..., tuple[int, int]]
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 from lpm_stream.control import parking
-from lpm_stream.control.registry import register
 from lpm_stream.delivery import sqlite
 from lpm_stream.settings import Settings
-from lpm_stream.stream import Stream, open_stream
+from lpm_stream.stream import Stream
 from lpm_stream_tests.amqp.server import EventHubsServer
 from lpm_stream_tests.delivery.test_drain import locked, path_of
-from lpm_stream_tests.example import SPEC, append, assert_delivered, create_table, deliver, orders, publish
+from lpm_stream_tests.example import SPEC, append, assert_delivered, begun, deliver, orders, publish
 from lpm_stream_tests.hub.places import HubPlace, event_hubs_place, kafka_place
 
 COMPANIES = ["A", "B", "C", "Zürich 🚑"]
@@ -32,10 +31,7 @@ def stream(place: HubPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LPM_STREAM_HUB_URL", place.url)
     monkeypatch.setenv("LPM_STREAM_POLL_SECONDS", "0.01")
     settings = Settings.load(tmp_path / "home")
-    create_table(settings.table_location(SPEC.source_table))
-    with open_stream(settings, SPEC) as opened:
-        for company in COMPANIES:
-            register(opened.store, company)
+    with begun(settings, COMPANIES) as opened:
         yield opened
 
 
