@@ -180,7 +180,7 @@ def _quarantined(stream: Stream, known: set[tuple[str, str]], now: datetime) -> 
     feed = stream.spec.name
     with stream.store.read() as connection:
         full = quarantine.full(connection, stream.spec)
-    for company in sorted(full):
+    for company in sorted(full - {""}):
         if ("quarantine_full", company) in known:
             continue
         yield Cause(

@@ -18,7 +18,7 @@ from lpm_stream.feed.schema import CHANGE_TYPE, DELETE
 from lpm_stream.feed.spec import FeedSpec
 
 Stage = Literal["publish", "deliver"]
-_WITHHELD = "{}"  # the payload of what stands for a whole version
+_LEFT_OUT = "{}"  # the payload of what stands for rows that are not kept here
 _IDS_AT_ONCE = 500  # databases limit the parameters of a statement, SQLite to as few as 999
 
 
@@ -41,8 +41,12 @@ class Refused:
     payload: str
 
     def id(self, feed: str) -> str:
-        """The same for the same row of the same commit, so that a re-send does not quarantine it twice."""
-        text = f"{feed}\0{self.company}\0{self.version}\0{self.stage}\0{self.payload}"
+        """The same for the same row of the same commit, so that a re-send does not quarantine it twice.
+
+        What stands for rows that are left out has one for each company: the first is enough.
+        """
+        version = "" if self.payload == _LEFT_OUT else self.version
+        text = f"{feed}\0{self.company}\0{version}\0{self.stage}\0{self.payload}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -67,13 +71,22 @@ def withheld(company: str, version: int, rows: int) -> Refused:
         f"{rows:,} rows of this version break the contract, more than may go to quarantine: nothing of it is "
         f"published for this company; mend the table or the contract, then resync the company"
     )
-    return Refused(company, version, "publish", reason, _WITHHELD)
+    return Refused(company, version, "publish", reason, _LEFT_OUT)
+
+
+def of_nobody(version: int, rows: int) -> Refused:
+    """Stands for rows that say no company and are too many to be kept."""
+    reason = (
+        f"{rows:,} more rows of this version belong to nobody, and perhaps some of later ones: they are in the "
+        f"table still; mend it there, then discard this entry"
+    )
+    return Refused("", version, "publish", reason, _LEFT_OUT)
 
 
 def first_withheld(store: ControlStore, feed: str, company: str, after: int) -> int | None:
     """The first version behind another that was not published for a company, too much of it being broken."""
     here = (quarantine.c.feed == feed) & (quarantine.c.company == company) & (quarantine.c.version > after)
-    marker = (quarantine.c.stage == "publish") & (quarantine.c.payload == _WITHHELD)
+    marker = (quarantine.c.stage == "publish") & (quarantine.c.payload == _LEFT_OUT)
     with store.read() as connection:
         return connection.execute(sa.select(sa.func.min(quarantine.c.version)).where(here & marker)).scalar()
 
@@ -119,9 +132,9 @@ def require_room(connection: sa.Connection, spec: FeedSpec, company: str, loadin
 
 
 def full(connection: sa.Connection, spec: FeedSpec) -> frozenset[str]:
-    """The companies that have more rows in quarantine than the feed allows."""
+    """The companies that have more rows in quarantine than the feed allows; "" for what belongs to nobody."""
     found = _counts(connection, spec.name, 0)
-    return frozenset(company for company, counts in found.items() if company and _is_full(spec, *counts))
+    return frozenset(company for company, counts in found.items() if _is_full(spec, *counts))
 
 
 def _is_full(spec: FeedSpec, held: int, lately: int) -> bool:

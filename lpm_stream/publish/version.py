@@ -1,13 +1,13 @@
 """Publishes one commit: its changes checked, routed, packed and handed on as messages."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import polars as pl
 
-from lpm_stream.control.quarantine import Refused, payload_of, withheld
+from lpm_stream.control.quarantine import Refused, of_nobody, payload_of, withheld
 from lpm_stream.feed.contract import REASON
 from lpm_stream.feed.entitlement import Entitlement
 from lpm_stream.feed.schema import CHANGE_TYPE
@@ -60,8 +60,8 @@ def messages_of(
         max_body_bytes: the hub's limit.
     """
     report = VersionReport(changes.version, held=changes.fit.held, taken=changes.fit.taken)
-    refusals = _Refusals(spec, changes.version, place.full)
     companies = registered()
+    refusals = _Refusals(spec, changes.version, companies, place.full, report.unknown)
     packer: Packer | None = None
     columns = [*changes.fit.schema, CHANGE_TYPE]
     for batch in changes.batches:
@@ -92,12 +92,18 @@ def _committed_at(batch: pl.DataFrame) -> datetime:
 
 @dataclass
 class _Refusals:
-    """Rows of one commit that cannot travel: of each company as many as may go to quarantine at once."""
+    """Rows of one commit that cannot travel: of each company as many as may go to quarantine at once.
+
+    Those of companies that nobody has registered are counted like their others.
+    """
 
     spec: FeedSpec
     version: int
+    registered: Collection[str]
     full: frozenset[str]
+    unknown: Counter[str]
     counts: Counter[str] = field(default_factory=Counter)
+    kept_of: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
     withheld: set[str] = field(default_factory=set)
 
@@ -107,7 +113,11 @@ class _Refusals:
         company_of = pl.col(self.spec.company_column).fill_null("")
         for (found,), rows in bad.group_by(company_of, maintain_order=True):
             company = str(found)
-            room = max(limit - self.counts[company], 0)
+            if company and company not in self.registered:
+                self.unknown[company] += rows.height
+                continue
+            room = 0 if company in self.full else max(limit - self.counts[company], 0)
+            self.kept_of[company] += min(room, rows.height)
             self.refused += broken(self.spec, self.version, rows.head(room))
             self.counts[company] += rows.height
         too_many = {company for company, count in self.counts.items() if count > limit or company in self.full}
@@ -117,10 +127,8 @@ class _Refusals:
     def kept(self) -> list[Refused]:
         """What goes to quarantine; what does not is told of in one line for each company."""
         rest = [withheld(company, self.version, self.counts[company]) for company in sorted(self.withheld)]
-        more = self.counts[""] - self.spec.quarantine_rows_per_minute
-        if more > 0:
-            reason = f"{more:,} more rows of this version belong to nobody; they are in the table still"
-            rest.append(Refused("", self.version, "publish", reason, "{}"))
+        if more := self.counts[""] - self.kept_of[""]:
+            rest.append(of_nobody(self.version, more))
         return [*self.refused, *rest]
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from deltalake import DeltaTable
 
 from lpm_stream.alerts.look import look
-from lpm_stream.control import parking, quarantine
+from lpm_stream.control import parking, progress, quarantine
 from lpm_stream.control.registry import database_urls
 from lpm_stream.delivery import hold, loss
 from lpm_stream.delivery.backfill import backfill
@@ -129,6 +129,24 @@ def strict(settings: Settings, stream: Stream):
     spec = SPEC.model_copy(update={"quarantine_rows_per_minute": 3, "quarantine_rows": 5})
     with open_stream(settings, spec) as opened:
         yield opened
+
+
+def test_a_quarantine_that_is_full_grows_no_further(strict):
+    append(strict.table, orders([str(number) for number in range(10, 20)], ["A", None] * 5, note=LONG))
+    publish(strict)
+    before = [*held(strict), *held(strict, "")]
+    assert len(before) == 8  # of each three, and one for what is left out
+    for round_ in range(3):
+        append(strict.table, orders([f"{round_}{number}" for number in range(20, 28)], ["A", None] * 4, note=LONG))
+        publish(strict)
+    assert [*held(strict), *held(strict, "")] == before
+
+
+def test_broken_rows_of_companies_that_nobody_has_registered_are_counted_and_not_kept(strict):
+    append(strict.table, orders(["1", "2", "3"], ["stranger", "stranger", "A"], note=LONG))
+    publish(strict)
+    assert [len(held(strict, company)) for company in ("A", "stranger")] == [1, 0]
+    assert {one.company: one.changes for one in progress.read_unknown(strict.store, SPEC.name)} == {"stranger": 2}
 
 
 def test_a_commit_with_too_many_broken_rows_sets_its_company_aside(strict):
