@@ -38,9 +38,10 @@ _WAITING_BYTES = 32_000_000  # of all companies together; beyond it reading paus
 _JOINING_BYTES = 4_000_000  # of a company that is catching up; beyond it they are left to its own reader
 _SLOW_SECONDS = 5.0  # a task that takes longer parks its company, so that its messages stop filling memory
 _SLOW_RECOVERY_SECONDS = 15.0  # likewise for a company's own reader, which takes more at once
-_TAKES_LONG_SECONDS = 1.0  # likewise where its messages fill half of the memory that others need
+_TAKES_LONG_SECONDS = 1.0  # likewise where messages of such companies fill half of the memory that others need
 _STUCK_SLOTS = 1_000  # so many databases may keep their tasks waiting before the others have fewer slots
 _SAVE_SECONDS = 1.0  # what is not saved is re-read after a crash and dropped by the watermark
+_ROUND_SECONDS = 1.0  # of reading, before all else is looked at: a hub that does not answer takes its time
 _FORGET_SECONDS = 1.0  # between looks for companies that are not served any more
 _RECOVERY_SLOTS = 4  # parked companies are retried in slots of their own
 _FINISH_SECONDS = 4.0  # how long the end of a drain waits for transactions in hand
@@ -144,6 +145,7 @@ class _Drain:
         self._saved = progress.read_checkpoints(store, spec.name)
         self._read_through = {partition: self._saved.get(partition, 0) for partition in share.partitions}
         self._partitions = deque(share.partitions)
+        self._quiet = 0  # partitions in turn that had nothing
         self._lanes: dict[str, Lane] = {}
         self._stuck = _STUCK[settings.control_url, spec.name]
         parked = parking.read_parked(store, spec.name)
@@ -213,29 +215,34 @@ class _Drain:
     # Reading
 
     def _read(self) -> bool:
-        """Takes new messages from every partition, in turn; whether it got any further."""
-        found = False
+        """Takes new messages from the partitions, in turn; whether there may be more."""
+        until = time.monotonic() + _ROUND_SECONDS
         for partition in list(self._partitions):
             if sum(lane.waiting_bytes for lane in self._lanes.values()) > _WAITING_BYTES:
                 self._park_the_slowest()
-                break
+                return False
             self._partitions.rotate(-1)
-            try:
-                received = self._hub.receive(partition, self._read_through[partition], _READ_MESSAGES)
-            except HubGapError as gap:  # companies that lack something show it by their next message, or a check
-                self._note_problem(f"{gap}; going on behind message {gap.resume_after}")
-                self._read_through[partition] = gap.resume_after
-                found = True
-                continue
-            except HubError as error:
-                self._note_problem(str(error))
-                continue
-            for one in received:
-                self._read_through[partition] = one.sequence_number
-                if one.message.feed == self._spec.name:
-                    self._queue(one)
-            found = found or bool(received)
-        return found
+            self._quiet = 0 if self._read_on(partition) else self._quiet + 1
+            if time.monotonic() > until:
+                break
+        return self._quiet < len(self._partitions)
+
+    def _read_on(self, partition: int) -> bool:
+        """Takes the next messages of a partition; whether it got any further."""
+        try:
+            received = self._hub.receive(partition, self._read_through[partition], _READ_MESSAGES)
+        except HubGapError as gap:  # companies that lack something show it by their next message, or a check
+            self._note_problem(f"{gap}; going on behind message {gap.resume_after}")
+            self._read_through[partition] = gap.resume_after
+            return True
+        except HubError as error:
+            self._note_problem(str(error))
+            return False
+        for one in received:
+            self._read_through[partition] = one.sequence_number
+            if one.message.feed == self._spec.name:
+                self._queue(one)
+        return bool(received)
 
     def _queue(self, one: Received) -> None:
         company = one.message.company
@@ -401,12 +408,16 @@ class _Drain:
             self._park(lane, str(error), "lacking", first)
 
     def _park_the_slowest(self) -> None:
-        """Sets a company aside whose database takes long and whose messages keep others from being read."""
-        lane = max(self._lanes.values(), key=lambda lane: lane.waiting_bytes)
-        slow = lane.task is not None and time.monotonic() - lane.started > _TAKES_LONG_SECONDS
-        if slow and not lane.recovering and lane.waiting_bytes > _WAITING_BYTES / 2:
-            assert lane.task is not None  # noqa: S101 - see above
-            self._give_up(lane, lane.task, parking.SLOW)
+        """Sets a company aside where databases take long and their messages keep others from being read."""
+        begun = time.monotonic() - _TAKES_LONG_SECONDS
+        slow = [
+            (lane.waiting_bytes, lane, lane.task)
+            for lane in self._lanes.values()
+            if lane.task is not None and lane.started < begun and not lane.recovering
+        ]
+        if sum(waiting for waiting, _, _ in slow) > _WAITING_BYTES / 2:
+            _, lane, task = max(slow, key=lambda one: one[0])
+            self._give_up(lane, task, parking.SLOW)
 
     def _park_the_lossy(self) -> None:
         """Sets companies aside whose newest changes were published but are nowhere to be found."""

@@ -20,7 +20,7 @@ from lpm_stream.delivery.backfill import backfill
 from lpm_stream.delivery.drain import Delivery
 from lpm_stream.delivery.sqlite import SqliteDatabase, SqliteTransaction
 from lpm_stream.delivery.worker import Worker
-from lpm_stream.errors import LeaseLostError, LpmStreamError, TargetFaultError
+from lpm_stream.errors import HubError, LeaseLostError, LpmStreamError, TargetFaultError
 from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Received
 from lpm_stream.stream import Stream
@@ -408,6 +408,35 @@ def test_slow_databases_do_not_take_the_slots_of_others(stream, monkeypatch):
     assert_delivered(stream, ["B", *slow])
 
 
+def test_slow_databases_that_together_fill_the_memory_do_not_stop_the_reading(stream, monkeypatch):
+    monkeypatch.setattr(deliver_drain, "_SLOW_SECONDS", 600)
+    monkeypatch.setattr(deliver_drain, "_TAKES_LONG_SECONDS", 0.05)
+    monkeypatch.setattr(deliver_drain, "_SAVE_SECONDS", 0.01)
+    monkeypatch.setattr(parking, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 600000", *sqlite._PRAGMAS[1:]))
+    slow = ["slow 1", "slow 2", "slow 3"]
+    for company in slow:
+        register(stream.store, company)
+        commit(stream, **{company: f"{company[-1]}0"})
+    deliver(stream)
+    size = max(len(one.message.body) for part in range(4) for one in stream.hub.receive(part, 0, 9))
+    monkeypatch.setattr(deliver_drain, "_WAITING_BYTES", 2.5 * size)
+    with ExitStack() as stack:
+        for company in slow:
+            stack.enter_context(locked(path_of(stream, company)))
+        with delivering(stream):
+            for number in (1, 2):  # the first is in hand while the second waits
+                for company in slow:
+                    commit(stream, **{company: f"{company[-1]}{number}"})
+                time.sleep(0.3)
+            commit(stream, B="2")
+            wait_until(lambda: delivered(stream, "B") > 0)
+            assert {one.reason for one in parked(stream).values()} == {parking.SLOW}
+            stack.close()
+            wait_until(lambda: parked(stream) == {} and undelivered(stream) == 0)
+    assert_delivered(stream, ["B", *slow])
+
+
 def test_databases_that_do_not_answer_lend_their_slots_before_they_are_parked(stream, monkeypatch):
     monkeypatch.setattr(deliver_drain, "_SLOW_SECONDS", 600)
     monkeypatch.setattr(deliver_drain, "_SAVE_SECONDS", 0.01)
@@ -732,6 +761,29 @@ def test_a_drain_ends_when_it_is_told_to(stream):
     answers = iter([True, True, False])
     stream.deliverer().drain(go_on=lambda: next(answers))
     assert_delivered(stream, ["A"])
+
+
+def test_a_hub_that_takes_its_time_is_not_asked_for_every_partition_before_the_end(stream, monkeypatch):
+    monkeypatch.setattr(deliver_drain, "_ROUND_SECONDS", 0.0)
+    asked = []
+
+    def receive(_: LocalHub, partition: int, after: int, most: int) -> Any:
+        asked.append((partition, after, most))
+        raise HubError("it does not answer")
+
+    monkeypatch.setattr(LocalHub, "receive", receive)
+    stream.deliverer().drain(go_on=lambda: not asked)
+    assert len(asked) == 1
+    stream.deliverer().drain(go_on=lambda: True, until_caught_up=True)
+    assert {partition for partition, _, _ in asked} == {0, 1, 2, 3}
+
+
+def test_reading_in_short_rounds_reaches_the_end_of_every_partition(stream, monkeypatch):
+    monkeypatch.setattr(deliver_drain, "_ROUND_SECONDS", 0.0)
+    companies = [in_partition(stream, partition) for partition in range(4)]
+    commit(stream, **{company: f"k{index}" for index, company in enumerate(companies)})
+    deliver(stream)
+    assert_delivered(stream, companies)
 
 
 def test_what_was_done_is_told(stream):
