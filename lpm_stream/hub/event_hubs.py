@@ -12,10 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from azure.eventhub import EventDataBatch, EventHubProducerClient
-from azure.eventhub._buffered_producer._partition_resolver import PartitionResolver
+from azure.eventhub._buffered_producer._partition_resolver import generate_hash_code
 from azure.eventhub.amqp import AmqpAnnotatedMessage
 from azure.eventhub.exceptions import AuthenticationError, EventDataSendError, EventHubError
 
@@ -38,7 +37,6 @@ _READERS = 4  # of a partition, at work or not
 _MOST_READERS = 5  # with those that are closing, of a partition and consumer group; Event Hubs quotas
 _READER_SECONDS = 10.0  # how long a call waits for one that others have
 _CLOSE_SECONDS = 1.0  # a reader, which ends by itself; or all of them at the end
-_FORGET_SECONDS = 60.0  # after which a reader that nobody used is closed
 # What no second attempt changes.
 _FINAL = {"link:message-size-exceeded", "not-found", "not-allowed", "unauthorized-access"}
 
@@ -63,7 +61,6 @@ class EventHubsHub:
         self._given_back = threading.Condition()
         ids = self._management.partition_ids()
         self._partitions = sorted(map(int, ids))
-        self._resolver: Any = PartitionResolver([str(number) for number in self._partitions])  # type: ignore[no-untyped-call]
 
     @property
     def max_body_bytes(self) -> int:
@@ -90,8 +87,8 @@ class EventHubsHub:
     def send(self, messages: Sequence[Message]) -> None:
         """Sends messages, in batches as large as the hub takes, each partition's one behind the other.
 
-        A batch goes to the partition that Event Hubs itself would choose for its partition keys (its clients'
-        buffered producers do the same), so one batch carries many companies.
+        A batch goes to the partition that Event Hubs itself would choose for its partition keys, so one batch
+        carries many companies.
         """
         lanes: defaultdict[int, list[Message]] = defaultdict(list)
         for message in messages:
@@ -156,7 +153,9 @@ class EventHubsHub:
         """The partition that a company's messages are sent to."""
         # The hash takes characters for bytes; Event Hubs hashes UTF-8.
         key = _partition_key(company).encode().decode("latin-1")
-        return int(self._resolver.get_partition_id_by_partition_key(key))
+        # As the SDKs for .NET and Java, which are ports of the service's code; Python's takes another remainder.
+        number: int = abs(generate_hash_code(key)) % len(self._partitions)  # type: ignore[no-untyped-call]
+        return self._partitions[number]
 
     def _send_in_order(
         self,
@@ -188,17 +187,19 @@ class EventHubsHub:
             if not self._given_back.wait_for(lambda: self._lent[partition] < _READERS, _READER_SECONDS):
                 raise HubError(f"{self._access.name}, partition {partition}: all {_READERS} readers are at work")
             self._lent[partition] += 1
-            found = self._at_hand(partition, after)
-        reader = found or self._new_reader(partition, after)
+            reader = self._at_hand(partition, after)
         try:
+            reader = reader or self._new_reader(partition, after)
             yield reader
         except HubGapError:
-            reader.close()
+            if reader:
+                reader.close()
             raise
         finally:
             with self._given_back:
                 self._lent[partition] -= 1
-                self._readers[partition].append(reader)  # it may only need longer; the next call goes on waiting
+                if reader:  # it may only need longer; the next call goes on waiting
+                    self._readers[partition].append(reader)
                 self._given_back.notify()
 
     def _at_hand(self, partition: int, after: int) -> Reader | None:
@@ -211,10 +212,9 @@ class EventHubsHub:
 
     def _new_reader(self, partition: int, after: int) -> Reader:
         """A new one, once there is room for it."""
-        forgotten = time.monotonic() - _FORGET_SECONDS
         with self._given_back:
             readers = self._readers[partition]
-            well = [one for one in readers if one.used_at > forgotten and one.is_well]
+            well = [one for one in readers if one.is_well]
             keep = sorted(well, key=lambda one: one.used_at, reverse=True)[: _READERS - self._lent[partition]]
             closing = [one for one in self._closing[partition] if one.is_at_work]
             closing += [one for one in readers if one not in keep]

@@ -165,7 +165,7 @@ class Management:
                 return self._answer(kind, about)
             except _CLIENT_ERRORS as error:
                 self._drop()
-                if is_new:
+                if is_new or isinstance(error, TimeoutError):  # the next who asks has a new connection
                     raise HubError(f"{self._access.name} does not answer: {reason(error)}") from error
             try:
                 return self._answer(kind, about)  # the connection was an old one: once more on a new one

@@ -21,6 +21,9 @@ _OPEN_SECONDS = 10.0
 _GIVE_UP_SECONDS = 10.0
 _STUCK_SECONDS = 25.0  # longer than any attempt takes that ends
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_LOOK_SECONDS = 1.0  # between looks whether anybody still wants what waits
+FORGET_SECONDS = 60.0
+"""After which a reader that nobody used closes itself: its partition may be another relay's by now."""
 
 
 class Reader:
@@ -98,6 +101,12 @@ class Reader:
             self._changed.notify_all()
         return taken
 
+    def _is_wanted(self) -> bool:
+        """Whether to read on; once nobody has asked for long, never again."""
+        with self._changed:
+            self._is_closed = self._is_closed or time.monotonic() - self.used_at > FORGET_SECONDS
+            return not self._is_closed
+
     def close(self, wait_seconds: float = 0) -> None:
         """Has the thread end, and waits for that, but no longer than `wait_seconds`."""
         with self._changed:
@@ -107,7 +116,7 @@ class Reader:
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE
-        while not self._is_closed:
+        while self._is_wanted():
             before = self._progress_at
             try:
                 self._receive()
@@ -128,12 +137,12 @@ class Reader:
         with closing(self._access.consumer()) as client, closing(self._link(client)) as link:
             opened_at = time.monotonic()
             while not link._open():  # noqa: SLF001
-                if self._is_closed:
+                if not self._is_wanted():
                     return
                 if time.monotonic() - opened_at > _OPEN_SECONDS:
                     raise TimeoutError(f"the link was not opened within {_OPEN_SECONDS:g} s")
             self._progress_at = time.monotonic()
-            while not self._is_closed:
+            while self._is_wanted():
                 link._handler.do_work(batch=1)  # noqa: SLF001
                 self._progress_at = time.monotonic()
                 while link._message_buffer:  # noqa: SLF001
@@ -163,7 +172,9 @@ class Reader:
         """While much is waiting, nothing is received; what is on the way is bounded by the credit."""
         with self._changed:
             self._is_full = self._waiting_bytes > self._most_bytes
-            self._changed.wait_for(lambda: self._is_closed or self._waiting_bytes <= self._most_bytes)
+            while self._is_full and self._is_wanted():
+                self._changed.wait(_LOOK_SECONDS)
+                self._is_full = self._waiting_bytes > self._most_bytes
             self._progress_at = time.monotonic()
             self._is_full = False
 

@@ -80,13 +80,18 @@ def test_companies_share_batches_and_each_event_has_its_partition_key(server, hu
     assert len(sends) <= len(server.partitions)
 
 
-def test_companies_go_where_event_hubs_itself_would_send_their_partition_key(hub):
-    """Values of the hash as the SDKs for .NET and Java have them; the keys are ASCII and not."""
-    resolver = hub._resolver
-    assert [hub.partition_of(company) for company in COMPANIES] == [
-        int(resolver.get_partition_id_by_partition_key(company)) for company in COMPANIES
-    ]
-    assert hub.partition_of("Zürich 🚑") in hub.partitions()
+# From the tests of the SDK for .NET (PartitionResolverTests), whose code is a port of the service's. The hashes:
+# -15263, 30562, -22341, -6503, 15372.
+HASHED = ["7", "131", "FWfAT", "sOdeEAsyQoEuEFPGerWO", "!c*_!I@1^c"]
+
+
+def test_companies_go_where_event_hubs_itself_would_send_their_partition_key(monkeypatch):
+    """Its remainder is that of C#, of the absolute value; Python's would be another for negative hashes."""
+    with EventHubsServer(partitions=4) as server:
+        monkeypatch.setenv("SECRET", server.connection_string)
+        with closing(EventHubsHub(access("env:SECRET"))) as hub:
+            found = {key: hub.partition_of(key) for key in HASHED}
+    assert found == {"7": 3, "131": 2, "FWfAT": 1, "sOdeEAsyQoEuEFPGerWO": 3, "!c*_!I@1^c": 0}
 
 
 def test_a_company_too_long_for_a_partition_key_keeps_its_order(server, hub):
@@ -278,6 +283,35 @@ def test_readers_that_come_and_go_do_not_pile_up(server, hub):
         assert hub.receive(partition, after, 1)[0].message.version == after + 1
         assert hub.receive(partition, 14 - after, 1)[0].message.version == 15 - after
     assert len(hub._readers[partition]) <= event_hubs._READERS
+
+
+@pytest.mark.parametrize("prefetch_bytes", [128_000_000, pytest.param(1_600, id="full")])
+def test_readers_that_nobody_uses_any_more_give_their_links_back(server, hub, monkeypatch, prefetch_bytes):
+    """As of a partition that another relay has now: Event Hubs allows five links of all together."""
+    monkeypatch.setattr(event_hubs, "_PREFETCH_BYTES", prefetch_bytes)
+    monkeypatch.setattr(event_hubs_reader, "FORGET_SECONDS", 0.5)
+    hub.send([message("A", version, body=b"x" * 60) for version in range(1, 21)])
+    partition = hub.partition_of("A")
+    assert [one.message.version for one in hub.receive(partition, 0, 1)] == [1]
+    [reader] = hub._readers[partition]
+    reader._thread.join(10)
+    assert not reader.is_at_work
+    assert [one.message.version for one in received(hub, partition, after=1)] == list(range(2, 21))
+
+
+def test_a_reader_that_could_not_begin_takes_no_room(server, hub, monkeypatch):
+    hub.send([message("A", 1)])
+    partition = hub.partition_of("A")
+    with monkeypatch.context() as failing:
+        failing.setattr(EventHubsHub, "_new_reader", raise_no_thread)
+        for _ in range(event_hubs._READERS):
+            with pytest.raises(RuntimeError):
+                hub.receive(partition, 0, 1)
+    assert [one.message.version for one in hub.receive(partition, 0, 1)] == [1]
+
+
+def raise_no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_many_at_once_do_not_take_more_readers_than_event_hubs_allows(server, hub):
