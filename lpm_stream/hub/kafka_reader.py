@@ -93,26 +93,30 @@ class Reader:
         return [first, *self._consumer.consume(max_messages - 1, 0)] if max_messages > 1 else [first]
 
     def _received(self, records: Sequence[Record]) -> list[Received]:
+        """What was fetched, up to where something is wrong; that is told when it comes first."""
         received: list[Received] = []
         for at, record in enumerate(records):
-            error = record.error()
-            self._is_at_end = error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
-            if error is None:
-                one = _message(self._place.partition, record)
-                if isinstance(one, Received):
-                    received.append(one)
-                    continue
-                if received:
-                    self._rest = list(records[at:])
-                    return received
-                raise one
-            if not self._is_at_end:
-                if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):  # noqa: SLF001
-                    self._checked_at = -math.inf
-                    self._require_kept()
-                if error.code() not in PASSING:
-                    raise KafkaException(error)
+            try:
+                received += self._checked(record)
+            except (HubGapError, KafkaException):
+                if not received:
+                    raise
+                self._rest = list(records[at:])
+                break
         return received
+
+    def _checked(self, record: Record) -> list[Received]:
+        error = record.error()
+        self._is_at_end = error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
+        if error is None:
+            return [_message(self._place.partition, record)]
+        if not self._is_at_end:
+            if error.code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):  # noqa: SLF001
+                self._checked_at = -math.inf
+                self._require_kept()
+            if error.code() not in PASSING:
+                raise KafkaException(error)
+        return []
 
     def _require_kept(self) -> None:
         """Raises if what comes next is gone; asked once, since the consumer reports it from then on."""
@@ -151,7 +155,7 @@ def watermarks(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
             return low, high
 
 
-def _message(partition: int, record: Record) -> Received | HubGapError:
+def _message(partition: int, record: Record) -> Received:
     number = (record.offset() or 0) + 1
     try:
         properties = json.loads(dict(record.headers() or [])[HEADER] or b"")
@@ -160,4 +164,5 @@ def _message(partition: int, record: Record) -> Received | HubGapError:
         return Received(Message.from_properties(company, properties, bytes(body or b"")), partition, number)
     except (LookupError, TypeError, ValueError) as error:
         kind = type(error).__name__  # what it says may quote values
-        return HubGapError(f"Kafka partition {partition}: message {number} is not one of ours ({kind})", number)
+        gap = HubGapError(f"Kafka partition {partition}: message {number} is not one of ours ({kind})", number)
+        raise gap from None

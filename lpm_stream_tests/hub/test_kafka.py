@@ -280,6 +280,27 @@ def refused(*_: object) -> tuple[int, int]:
     raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
 
 
+def record(offset: int) -> Any:
+    one = message("A", offset)
+    headers = [("lpm_stream", json.dumps(one.properties()).encode())]
+    return SimpleNamespace(
+        error=lambda: None, offset=lambda: offset, headers=lambda: headers, key=lambda: b"A", value=lambda: one.body
+    )
+
+
+def test_messages_in_hand_come_before_the_gap_behind_them():
+    """They were fetched before retention took them and what comes next."""
+    oldest = iter([0])
+    found = reader(lambda: None, watermarks=lambda *_: (next(oldest, 12), 20))
+    wrong = SimpleNamespace(error=lambda: KafkaError(KafkaError._AUTO_OFFSET_RESET))
+    fetched: Any = SimpleNamespace(poll=lambda _: record(7), consume=lambda *_: [record(8), wrong])
+    found._consumer.poll, found._consumer.consume = fetched.poll, fetched.consume
+    assert [one.sequence_number for one in found.take(10, known=20)] == [8, 9]
+    with pytest.raises(HubGapError, match="no longer keeps messages 10 to 12") as caught:
+        found.take(10, known=20)
+    assert caught.value.resume_after == 12
+
+
 def test_all_connections_are_closed_side_by_side(unconnected, monkeypatch):
     monkeypatch.setattr(kafka, "_CLOSE_SECONDS", 60.0)
     all_at_it = threading.Barrier(4)
