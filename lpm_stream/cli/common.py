@@ -5,8 +5,10 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -31,6 +33,8 @@ Home = Annotated[
 ]
 Feed = Annotated[str | None, typer.Option("--feed", help="The feed; needed only if there are several.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON to this file; - for stdout.")]
+
+_ORDERLY_SECONDS = 4.7  # after a signal; then the process ends with whatever is in hand
 
 console = Console()
 err = Console(stderr=True)
@@ -122,6 +126,26 @@ def stop_on_signals() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def stop_in_time() -> threading.Event:
+    """As `stop_on_signals`; besides, the process is over within 5 s of a signal, whatever does not answer.
+
+    What it has in hand by then is rolled back, as after `kill -9`: nothing is lost.
+    """
+    stop = stop_on_signals()
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    signal.set_wakeup_fd(tell.fileno())  # at once, while handlers wait for the main thread to leave a library
+    threading.Thread(target=_end_in_time, args=(told, tell), name="end-in-time", daemon=True).start()
+    return stop
+
+
+def _end_in_time(told: socket.socket, _: socket.socket) -> None:
+    told.recv(1)
+    time.sleep(_ORDERLY_SECONDS)
+    err.print("ended without waiting for what does not answer; what was in hand is done again next time")
+    os._exit(128 + signal.SIGTERM)
 
 
 def require_writable(target: Path | None) -> None:

@@ -16,7 +16,7 @@ from lpm_stream.cli.common import (
     opened,
     require_writable,
     set_up_logging,
-    stop_on_signals,
+    stop_in_time,
     the_feed,
     write_json,
 )
@@ -36,7 +36,7 @@ def publish(
     json_file: Json = None,
 ) -> None:
     """Publish new commits of the source table to the hub, until caught up."""
-    stop = stop_on_signals()
+    stop = stop_in_time()
     with opened(home, feed) as stream:
         require_writable(json_file)
         done = stream.publisher(from_version).drain(
@@ -55,7 +55,7 @@ def deliver(home: Home = None, feed: Feed = None, json_file: Json = None) -> Non
     """Deliver the hub's messages to the company databases, until caught up."""
     from lpm_stream.control import parking
 
-    stop = stop_on_signals()
+    stop = stop_in_time()
     with opened(home, feed) as stream:
         require_writable(json_file)
         done = stream.deliverer().drain(go_on=lambda: not stop.is_set(), until_caught_up=True)
@@ -82,7 +82,7 @@ def relay(home: Home = None, feed: Feed = None) -> None:
     """Publish and deliver until stopped: the lowest latency, without Dagster."""
     from lpm_stream.relay import relay as run
 
-    stop = stop_on_signals()
+    stop = stop_in_time()
     settings = Settings.load(home)
     spec = the_feed(feed, settings.home)
     table = settings.table_location(spec.source_table)

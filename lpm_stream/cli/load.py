@@ -16,7 +16,7 @@ from lpm_stream.cli.common import (
     err,
     opened,
     require_writable,
-    stop_on_signals,
+    stop_in_time,
     write_json,
 )
 
@@ -70,7 +70,7 @@ def resync(
 def _load(stream: "Stream", companies: Sequence[str], *, rebuild: bool, json_file: Json) -> None:
     from lpm_stream.resync import load
 
-    stop = stop_on_signals()
+    stop = stop_in_time()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -16,7 +16,7 @@ from lpm_stream.cli.common import (
     err,
     opened,
     require_writable,
-    stop_on_signals,
+    stop_in_time,
     write_json,
 )
 from lpm_stream.errors import LpmStreamError
@@ -99,7 +99,7 @@ def replay(
     """Deliver what the table holds of these rows now; a row corrected, moved or deleted since stays so."""
     from lpm_stream.delivery.replay import replay_all
 
-    stop = stop_on_signals()
+    stop = stop_in_time()
     with opened(home, feed, create=False) as stream:
         require_writable(json_file)
         chosen = _chosen(stream, ids, company, everything=everything)
