@@ -58,4 +58,19 @@ class LegacyError(LpmStreamError):
 
 
 class RowFaultError(LpmStreamError):
-    """A company's database refuses a value: the row is the problem, not the database."""
+    """A company's database refuses a value: the row is the problem, not the database.
+
+    What it says goes into quarantine with the row, which it may quote, and nowhere else.
+
+    Attributes:
+        rule: what the row breaks, for everybody to see: no value, no words of the company's own.
+    """
+
+    def __init__(self, message: str, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+def told(error: BaseException) -> str:
+    """What may be told of an error: an unexpected one's text may quote a row."""
+    return str(error) if isinstance(error, LpmStreamError) else f"unexpected {type(error).__name__}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dagster import DagsterInstance
     from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick
+    from dagster_shared.error import SerializableErrorInfo
 
 ONBOARD_SENSOR, ONBOARD_JOB, ONBOARD_OP = "onboard_new_partitions", "onboard_company", "onboard"
 TIDY = "tidy"
@@ -18,6 +19,7 @@ TIDY = "tidy"
 _JOBS = ("backfill", "replay_quarantine", "discard_quarantine", "discard_nobodys_quarantine", "resync", "check")
 _FAILURES_IN_A_ROW = 3  # of a sensor's ticks; a code location that is reloaded fails one
 _TICKS = 50
+_TOLD = ("lpm_stream.", "dagster.")  # what begins the text of an error whose words are for people
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,17 @@ def failing(instance: "DagsterInstance", state: "InstigatorState") -> Failing | 
     failed = list(_failed(instance, state))
     if len(failed) < _FAILURES_IN_A_ROW:
         return None
-    error = failed[0].error
-    last_line = (error.cause or error).message.strip().splitlines()[-1] if error else "it does not say why"
-    return Failing(datetime.fromtimestamp(failed[-1].timestamp, UTC), last_line)
+    return Failing(datetime.fromtimestamp(failed[-1].timestamp, UTC), _said(failed[0].error))
+
+
+def _said(error: "SerializableErrorInfo | None") -> str:
+    """The last line of our own errors and Dagster's; another's text may quote a row, so only its type is told."""
+    if error is None:
+        return "it does not say why"
+    cause = error.cause or error
+    if cause.message.startswith(_TOLD):
+        return cause.message.strip().splitlines()[-1].removeprefix(f"{_TOLD[0]}errors.{cause.cls_name}: ")
+    return f"unexpected {cause.cls_name}"
 
 
 def _failed(instance: "DagsterInstance", state: "InstigatorState") -> Iterator["InstigatorTick"]:

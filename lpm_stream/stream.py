@@ -1,5 +1,6 @@
 """One feed with its parts opened: what every caller of the drains starts from."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from lpm_stream.hub.local import LocalHub
 from lpm_stream.hub.message import Hub
 from lpm_stream.publish.drain import Publisher
 from lpm_stream.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,23 @@ def open_stream(settings: Settings, spec: FeedSpec, *, needs_hub: bool = True) -
     Raises:
         LpmStreamError: if the control store or the hub cannot be opened.
     """
-    with ExitStack() as stack:
+    with _without_causes(), ExitStack() as stack:
         store = ControlStore(settings.control_url)
         stack.callback(store.close)
         hub = open_hub(settings) if needs_hub else _open_or_closed_hub(settings)
         stack.callback(hub.close)
         yield Stream(spec, settings, store, hub)
+
+
+@contextmanager
+def _without_causes() -> Iterator[None]:
+    """Drops what libraries said from our own errors: it may quote rows, and Dagster keeps it; --debug shows it."""
+    try:
+        yield
+    except LpmStreamError as error:
+        if log.isEnabledFor(logging.DEBUG):
+            raise
+        raise error from None
 
 
 def open_hub(settings: Settings) -> Hub:

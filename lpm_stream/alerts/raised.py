@@ -13,7 +13,7 @@ from lpm_stream.alerts.cause import Cause
 from lpm_stream.alerts.pages import check_page, hub_page
 from lpm_stream.control.store import ControlStore, upsert
 from lpm_stream.control.tables import raised_causes
-from lpm_stream.errors import LpmStreamError
+from lpm_stream.errors import LpmStreamError, told
 
 PUBLISHING_STOPPED, CHECK_FAILED = "publishing_stopped", "check_failed"
 
@@ -90,9 +90,8 @@ def publishing_stopped(store: ControlStore, feed: str, error: BaseException) -> 
 
     Of an unexpected error only the type is told: its text may quote a row.
     """
-    is_expected = isinstance(error, LpmStreamError)
-    text = str(error) if is_expected else f"unexpected {type(error).__name__}, a defect; the log says where"
-    raise_cause(store, feed, _stopped(feed, text))
+    where = "" if isinstance(error, LpmStreamError) else ", a defect; the log says where"
+    raise_cause(store, feed, _stopped(feed, told(error) + where))
 
 
 def publisher_died(store: ControlStore, feed: str, exit_code: int | None) -> None:

@@ -22,7 +22,7 @@ from lpm_stream.delivery.bisect import refused_rows
 from lpm_stream.delivery.database import Transaction
 from lpm_stream.delivery.hold import Loading, loading
 from lpm_stream.delivery.watermark import Watermark
-from lpm_stream.errors import LeaseLostError, LpmStreamError, RowFaultError
+from lpm_stream.errors import LeaseLostError, LpmStreamError, RowFaultError, told
 from lpm_stream.feed.contract import check
 from lpm_stream.feed.schema import CHANGE_TYPE, COMMIT_VERSION
 from lpm_stream.publish.version import broken
@@ -97,7 +97,7 @@ class _Backfill:
                 return self._run(before, rebuild)
         except BaseException as error:
             if self._state is not None:
-                self._end_state(self._state, str(error) or type(error).__name__, None)
+                self._end_state(self._state, told(error), None)
             raise
 
     def _run(self, before: Watermark, rebuild: bool) -> Backfilled:

@@ -36,11 +36,15 @@ def refused_rows(
         most = min(_MOST_REFUSED, max(_FEW, rows.height // 2))
     found = _search(database, rows, put, most)
     if not found:
-        raise TargetFaultError(f"the table refuses rows together that it takes one by one: {fault}") from fault
-    return found
+        raise TargetFaultError(
+            f"the table refuses rows together that it takes one by one: {fault.rule}"
+        ) from fault
+    return [(row, str(one)) for row, one in found]
 
 
-def _search(database: CompanyDatabase, rows: pl.DataFrame, put: Put, most: int) -> list[tuple[pl.DataFrame, str]]:
+def _search(
+    database: CompanyDatabase, rows: pl.DataFrame, put: Put, most: int
+) -> list[tuple[pl.DataFrame, RowFaultError]]:
     """By halving what fails."""
     try:
         with suppress(_UndoError), database.transaction() as transaction:
@@ -48,12 +52,12 @@ def _search(database: CompanyDatabase, rows: pl.DataFrame, put: Put, most: int) 
             raise _UndoError
     except RowFaultError as fault:
         if rows.height == 1:
-            return [(rows, str(fault))]
+            return [(rows, fault)]
     else:
         return []
     half = rows.height // 2
     found = _search(database, rows.head(half), put, most)
     found += _search(database, rows.tail(-half), put, most - len(found))
     if len(found) > most:
-        raise TargetFaultError(f"the table refuses too many rows to set each aside, such as: {found[0][1]}")
+        raise TargetFaultError(f"the table refuses too many rows to set each aside, such as: {found[0][1].rule}")
     return found

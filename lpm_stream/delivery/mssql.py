@@ -293,8 +293,10 @@ class MssqlTransaction:
         if not number:
             return
         self._failed = True
-        if number in _ROW_FAULTS or number >= _RAISED:
-            raise RowFaultError(mssql.said(text))
+        if number >= _RAISED:
+            raise RowFaultError(mssql.said(text), f"error {number}, raised by a trigger")
+        if number in _ROW_FAULTS:
+            raise RowFaultError(mssql.said(text), mssql.said(text))
         raise TargetFaultError(f"database {self.place}: error {number}: {mssql.said(text)}")
 
 

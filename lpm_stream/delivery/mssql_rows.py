@@ -24,7 +24,8 @@ def require_storable(rows: pl.DataFrame) -> None:
         value = rows[name]
         tiny = (value != 0) & (value.abs() < sys.float_info.min)
         if (~value.is_finite() | tiny).any():
-            raise RowFaultError(f"column {name} is a float that SQL Server cannot store: infinite or next to zero")
+            what = f"column {name} is a float that SQL Server cannot store: infinite or next to zero"
+            raise RowFaultError(what, what)
 
 
 def as_json(rows: pl.DataFrame) -> str:

@@ -278,7 +278,7 @@ class PostgresqlTransaction:
                 yield
         except Error as error:
             if _ROW_FAULTS.fullmatch(error.sqlstate or ""):
-                raise RowFaultError(_said(error)) from error
+                raise RowFaultError(_said(error), _rule(error)) from error
             raise
 
     @contextmanager
@@ -332,6 +332,21 @@ def _faults(place: str) -> Iterator[None]:
         yield
     except Error as error:
         raise TargetFaultError(f"database {place}: {_said(error)}") from error
+
+
+def _rule(error: Error) -> str:
+    """What a row breaks, such as NotNullViolation (23502) of column note."""
+    from psycopg import errors  # noqa: PLC0415 - seldom needed
+
+    state = error.sqlstate or ""
+    try:
+        name = errors.lookup(state).__name__
+    except KeyError:
+        name = "error"
+    details = dict(error.details or ())
+    parts = (("column", "PG_DIAG_COLUMN_NAME"), ("constraint", "PG_DIAG_CONSTRAINT_NAME"))
+    where = [f"{what} {details[key].decode(errors='replace')}" for what, key in parts if key in details]
+    return f"{name} ({state})" + (f" of {where[0]}" if where else "")
 
 
 def _said(error: Error) -> str:

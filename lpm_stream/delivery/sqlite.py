@@ -5,6 +5,7 @@ copies of the library do not see each other's locks.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from lpm_stream.feed.spec import FeedSpec
 log = logging.getLogger(__name__)
 
 _INSTANT = pa.timestamp("us", tz="UTC")
+_CONSTRAINT = re.compile(r"(NOT NULL|CHECK|UNIQUE|FOREIGN KEY) constraint failed(: [\w. ,]+)?")
 _BUSY_MILLISECONDS = 2_000
 _PRAGMAS = (
     f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}",
@@ -291,12 +293,12 @@ class SqliteTransaction:
         try:
             self._cursor.executemany(statement, pa.table(list(map(_stored, arrow.columns)), arrow.column_names))
         except IntegrityError as error:
-            raise RowFaultError(str(error)) from error
+            raise _row_fault(error) from error
         except InternalError as error:
             # So ADBC reports whatever fails at any row but the last; a row that fails alone shows what it is.
             if rows.height == 1:
                 raise
-            raise RowFaultError(str(error)) from error
+            raise _row_fault(error) from error
 
     def _take_in_new_columns(self, changes: pl.DataFrame, *, replacement: bool) -> pl.DataFrame:
         """Adds columns that the source has gained; the publisher has decided that they are to be delivered.
@@ -326,6 +328,12 @@ class SqliteTransaction:
                 log.info("%s: column %s added to table %s", self.place, name, self._spec.name)
         untyped = (name for name, found in arriving.items() if found == pl.Null() and name not in stored)
         return changes.drop(untyped)
+
+
+def _row_fault(error: Error) -> RowFaultError:
+    """SQLite itself quotes no values; a trigger says what it likes."""
+    found = _CONSTRAINT.search(str(error))
+    return RowFaultError(str(error), found[0] if found else "a trigger, or a value that it has no type for")
 
 
 def _stored(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,11 +1,14 @@
 """What looking at one part found."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from lpm_stream.errors import LpmStreamError
+from lpm_stream.errors import told
 from lpm_stream.hub.bounded import within
+
+log = logging.getLogger(__name__)
 
 Verdict = Literal["ok", "failed", "skipped"]
 
@@ -46,10 +49,6 @@ def examine(part: str, look: Callable[[], str], *, fix: str, seconds: float) -> 
         return Outcome(part, "skipped", str(nothing))
     except TimeoutError as error:
         return Outcome(part, "failed", str(error), fix)
-    except LpmStreamError as error:
-        return Outcome(part, "failed", " ".join(str(error).split()), fix)
     except Exception as error:  # noqa: BLE001 - a doctor does not fall ill of what it finds
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Outcome(
-            part, "failed", said[:1_000], f"{fix}; lpm-stream --debug shows more of what the command says"
-        )
+        log.debug("%s: %s", part, error)
+        return Outcome(part, "failed", " ".join(told(error).split()), fix)

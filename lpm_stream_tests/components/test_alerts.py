@@ -44,7 +44,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 def sensor(instance: dg.DagsterInstance) -> Callable[..., None]:
     """Lets a sensor have ticked with these outcomes, the oldest first."""
 
-    def tell(name: str, *outcomes: TickStatus) -> None:
+    def tell(name: str, *outcomes: TickStatus, said: str = "lpm_stream.errors.HubError: the disk") -> None:
         location = RegisteredCodeLocationOrigin("lpm_stream")
         origin = RemoteInstigatorOrigin(
             repository_origin=RemoteRepositoryOrigin(location, "__repository__"), instigator_name=name
@@ -52,7 +52,8 @@ def sensor(instance: dg.DagsterInstance) -> Callable[..., None]:
         state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.DECLARED_IN_CODE)
         instance.add_instigator_state(state)
         for minute, status in enumerate(outcomes):
-            error = SerializableErrorInfo("wrapped", [], "E", SerializableErrorInfo("root: the disk", [], "E"))
+            root = SerializableErrorInfo(said, [], said.partition(":")[0].rpartition(".")[-1])
+            error = SerializableErrorInfo("wrapped", [], "E", root)
             instance.create_tick(
                 TickData(
                     state.instigator_origin_id,
@@ -95,9 +96,15 @@ def test_a_sensor_that_keeps_failing(sensor, causes):
     sensor("deliver_orders", BAD, GOOD, BAD, BAD, BAD, BUSY)
     [cause] = causes()
     assert cause.kind == "sensor_failing:deliver_orders"
-    assert cause.what == "sensor deliver_orders fails: root: the disk"
+    assert cause.what == "sensor deliver_orders fails: the disk"
     assert cause.since == NOW + timedelta(minutes=2)
     assert cause.page == "/locations/lpm_stream/sensors/deliver_orders"
+
+
+def test_of_an_unexpected_error_only_the_type_is_told(sensor, causes):
+    sensor("deliver_orders", BAD, BAD, BAD, said="builtins.KeyError: 'a caller'")
+    [cause] = causes()
+    assert cause.what == "sensor deliver_orders fails: unexpected KeyError"
 
 
 @pytest.mark.parametrize("name", ["watch_orders_files", "onboard_new_partitions", "alerts_orders"])

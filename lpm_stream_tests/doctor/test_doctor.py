@@ -158,8 +158,8 @@ def test_a_database_that_never_answers_holds_up_nobody(stream, silent, monkeypat
 
 
 def test_a_defect_of_ours_does_not_end_it():
-    found = examine("x", lambda: str(1 // 0), fix="f", seconds=5)
-    assert (found.verdict, found.what.partition(":")[0]) == ("failed", "ZeroDivisionError")
+    found = examine("x", lambda: {"a caller": "1"}["another caller"], fix="f", seconds=5)
+    assert (found.verdict, found.what) == ("failed", "unexpected KeyError")  # what it says may quote a row
 
 
 def test_an_alert_channel_is_looked_at_without_sending(stream, monkeypatch):
@@ -213,7 +213,7 @@ def test_a_daemon_that_has_died_and_a_sensor_that_is_off(stream, dagster_home):
 
 
 def test_a_sensor_whose_ticks_fail(stream, dagster_home):
-    error = SerializableErrorInfo("wrapped", [], "E", SerializableErrorInfo("root: the disk", [], "E"))
+    error = SerializableErrorInfo("dagster.Wrapped: the disk", [], "Wrapped")
     with dg.DagsterInstance.get() as instance:
         let_daemons_live(instance)
         state = state_of("onboard_new_partitions", InstigatorStatus.DECLARED_IN_CODE)
@@ -232,7 +232,7 @@ def test_a_sensor_whose_ticks_fail(stream, dagster_home):
             instance.create_tick(tick)
     found = doctor(stream.settings)["Dagster"]
     assert found.verdict == "failed"
-    assert found.what.endswith("sensor onboard_new_partitions fails since 1970-01-01T00:00:01Z: root: the disk")
+    assert found.what.endswith("sensor onboard_new_partitions fails since 1970-01-01T00:00:01Z: dagster.Wrapped: the disk")
 
 
 def test_the_command(stream, monkeypatch):

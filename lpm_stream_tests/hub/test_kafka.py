@@ -284,7 +284,11 @@ def record(offset: int) -> Any:
     one = message("A", offset)
     headers = [("lpm_stream", json.dumps(one.properties()).encode())]
     return SimpleNamespace(
-        error=lambda: None, offset=lambda: offset, headers=lambda: headers, key=lambda: b"A", value=lambda: one.body
+        error=lambda: None,
+        offset=lambda: offset,
+        headers=lambda: headers,
+        key=lambda: b"A",
+        value=lambda: one.body,
     )
 
 
