@@ -34,10 +34,12 @@ def suffer(world: World, fault: Fault, sizes: Sizes) -> Finding:
 
 
 def _lost_and_doubled(report: Mapping[str, object]) -> tuple[int, int]:
-    companies = report["companies"]
+    """Rows of companies that the registry has lost are lost, too."""
+    companies, unregistered = report["companies"], report["unregistered"]
     assert isinstance(companies, list)
+    assert isinstance(unregistered, int)
     counts = [one["counts"] for one in companies]
-    lost = sum(one["missing"] + one["different"] for one in counts)
+    lost = unregistered + sum(one["missing"] + one["different"] for one in counts)
     doubled = sum(one["duplicated"] + one["extra"] + one["misrouted"] for one in counts)
     return lost, doubled
 

@@ -33,10 +33,12 @@ def fail_many(world: World, sizes: Sizes) -> Struck:
     with _without_table([world.database(one) for one in without]), locked(*map(world.database, hanging)):
         time.sleep(sizes.crowd_seconds)
         measured = world.latencies()
+        noticed = world.parked().keys() & {*victims}
         status = world.status()
     for victim in victims:  # instead of waiting for the longest pause between tries
         parking.try_now(world.stream.store, world.stream.spec.name, victim)
-    shown = any(status.is_parked(one, "is locked") for one in hanging) and any(map(status.is_parked, without))
+    said = dict.fromkeys(hanging, "is locked") | dict.fromkeys(without, "")
+    shown = len(noticed) > len(victims) / 2 and all(status.is_parked(one, said[one]) for one in noticed)
     return Struck(len(victims), shown, "is parked", frozenset(victims), measured)
 
 

@@ -28,12 +28,11 @@ def lock(world: World, sizes: Sizes) -> Struck:
 def fill_disk(world: World, sizes: Sizes) -> Struck:
     """A company's database is on a disk of its own (a tmpfs) that others fill up."""
     company = world.companies[1]
-    with _small_disk(world, company) as disk:
+    with _moved_to_small_disk(world, company) as disk:
         time.sleep(sizes.calm_seconds)
         world.since = world.latencies()  # moving it there was no fault
-        _fill(disk / "filler")
-        status = _parked_for(world, company, sizes)
-        (disk / "filler").unlink()
+        with filled(disk):
+            status = _parked_for(world, company, sizes)
         wait_until(lambda: company not in world.parked(), "the company stays parked")
     return _parked(company, status, "full")
 
@@ -54,27 +53,38 @@ def restore_database(world: World, sizes: Sizes) -> Struck:
     return replace(_parked(company, status), measured=measured)
 
 
-def _fill(path: Path) -> None:
-    """Writes a file until there is no room for more."""
-    with path.open("wb", buffering=0) as filler, suppress(OSError):
-        while True:
-            filler.write(bytes(65_536))
+@contextmanager
+def small_disk(place: Path, held_bytes: int) -> Iterator[None]:
+    """A disk of its own (a tmpfs) for something of that size, and somewhat more."""
+    size = 2 * held_bytes + _SPARE_BYTES
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @contextmanager
-def _small_disk(world: World, company: str) -> Iterator[Path]:
+def filled(disk: Path) -> Iterator[None]:
+    """A disk without room for more."""
+    path = disk / "filler"
+    with path.open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(65_536))
+    yield
+    path.unlink()
+
+
+@contextmanager
+def _moved_to_small_disk(world: World, company: str) -> Iterator[Path]:
     """Moves a company's database to a small disk, and back."""
     disk = world.home / "small"
     disk.mkdir()
     home = world.database(company)
-    size = 2 * home.stat().st_size + _SPARE_BYTES
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], check=True)
-    try:
+    with small_disk(disk, home.stat().st_size):
         _move(world, company, home, disk / home.name)
         yield disk
         _move(world, company, disk / home.name, home)
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def _move(world: World, company: str, old: Path, new: Path) -> None:

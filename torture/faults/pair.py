@@ -1,9 +1,13 @@
 """A Kafka broker and a PostgreSQL that die, refuse, or are not what they were; and what may happen beside any."""
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import psycopg
 import sqlalchemy as sa
@@ -14,6 +18,7 @@ from lpm_stream.control import registry
 from lpm_stream.hub.message import Hub, Received
 from torture.fault import Fault, Sizes, Struck
 from torture.faults import doubles, kills, stores
+from torture.faults.databases import filled, small_disk
 from torture.faults.hub import are_lacking, publish_only, resync_the_lacking
 from torture.pair import Pair
 from torture.seen import Seen
@@ -87,6 +92,19 @@ def restore_database(pair: Pair, world: World, sizes: Sizes) -> Struck:
     return _parked(company, status)
 
 
+def fill_disk(pair: Pair, world: World, sizes: Sizes) -> Struck:
+    """A company's database lies on a disk of its own (a tmpfs) that others fill up."""
+    company = world.companies[3]
+    with _moved_to_small_disk(pair, _database(world, company)) as disk:
+        wait_until(lambda: company not in world.parked(), "the company stays parked")
+        time.sleep(sizes.calm_seconds)
+        world.since = world.latencies()  # moving it there was no fault
+        with filled(disk):
+            status = _while_parked(world, company, sizes)
+        wait_until(lambda: company not in world.parked(), "the company stays parked")
+    return replace(_parked(company, status), in_status=status.is_parked(company, "No space left"))
+
+
 def expire_messages(pair: Pair, world: World, sizes: Sizes) -> Struck:
     """The broker deletes messages that nobody has read, and the companies that lack something are resynced."""
     behind = publish_only(world, sizes)
@@ -130,6 +148,28 @@ def _database(world: World, company: str) -> str:
 
 
 @contextmanager
+def _moved_to_small_disk(pair: Pair, database: str) -> Iterator[Path]:
+    """Moves a database to a tablespace on a small disk, and back."""
+    server = pair.postgresql.server
+    [(size,)] = server.run(f"SELECT pg_database_size('{database}')")
+    [(data,)] = server.run("SHOW data_directory")
+    disk = Path(tempfile.mkdtemp(prefix="lpm_disk_"))  # where the server's user can reach it
+    with small_disk(disk, size):
+        place = disk / "tablespace"
+        place.mkdir()
+        shutil.chown(place, Path(data).stat().st_uid, Path(data).stat().st_gid)
+        disk.chmod(0o755)
+        server.run(f"CREATE TABLESPACE small LOCATION '{place}'")
+        with _nobody_in(pair, database):
+            server.run(f'ALTER DATABASE "{database}" SET TABLESPACE small')
+        yield disk
+        with _nobody_in(pair, database):
+            server.run(f'ALTER DATABASE "{database}" SET TABLESPACE pg_default')
+        server.run("DROP TABLESPACE small")
+    disk.rmdir()
+
+
+@contextmanager
 def _connected(pair: Pair, database: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(
         host=pair.postgresql.server.host, user="postgres", dbname=database, autocommit=True
@@ -155,6 +195,7 @@ _OWN: Mapping[str, Callable[[Pair, World, Sizes], Struck]] = {
     "company table locked": lock_table,
     "company database refuses connections": refuse_connections,
     "company database restored from an older copy": restore_database,
+    "company database's disk full": fill_disk,
     "hub messages expired, companies resynced": expire_messages,
 }
 _ANYWHERE = (*stores.FAULTS, *doubles.FAULTS, *kills.FAULTS)

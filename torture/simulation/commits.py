@@ -31,11 +31,6 @@ def mend(location: str) -> None:
     DeltaTable(location).update(updates={"note": "'mended'"}, predicate="note LIKE 'xx%'")
 
 
-def touch(location: str) -> None:
-    """A commit that reaches every company that has rows: what a database lacks shows with it."""
-    DeltaTable(location).update(updates={"amount": "amount + 1"})
-
-
 def _merge(chance: random.Random, location: str) -> None:
     """Inserts, updates, moves and deletes at once."""
     upserts = chance.sample(_KEYS, chance.randint(1, 6))
