@@ -232,7 +232,9 @@ def test_a_sensor_whose_ticks_fail(stream, dagster_home):
             instance.create_tick(tick)
     found = doctor(stream.settings)["Dagster"]
     assert found.verdict == "failed"
-    assert found.what.endswith("sensor onboard_new_partitions fails since 1970-01-01T00:00:01Z: dagster.Wrapped: the disk")
+    assert found.what.endswith(
+        "sensor onboard_new_partitions fails since 1970-01-01T00:00:01Z: dagster.Wrapped: the disk"
+    )
 
 
 def test_the_command(stream, monkeypatch):
