@@ -53,16 +53,16 @@ format: install ## Format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## Measure throughput, latency and bytes, and write build/bench.json
-	$(BIN)/python -m bench
+bench: install $(KAFKA)/.fetched ## Measure throughput, latency and bytes, and write build/bench.json
+	LPM_TEST_KAFKA=$(KAFKA) $(BIN)/python -m bench
 
 torture: install $(KAFKA)/.fetched ## Inflict every fault on real processes, at length, and write build/torture.json
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group torture
 	LPM_TEST_KAFKA=$(KAFKA) $(BIN)/python -m torture
 
-torture-short: install $(KAFKA)/.fetched ## The same in some minutes
+torture-short: install $(KAFKA)/.fetched ## The main ones of them, in some minutes
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group torture
 	LPM_TEST_KAFKA=$(KAFKA) $(BIN)/python -m torture --short
 
-clean: ## Remove what was installed and kept
-	rm -rf .venv .lpm_stream build
+clean: ## Remove what was installed and built; data (.lpm_stream) stays
+	rm -rf .venv build

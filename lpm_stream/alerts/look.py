@@ -220,7 +220,8 @@ def _undelivered(stream: Stream, told: set[str], backlog: Backlog, now: datetime
         yield Cause(
             kind="undelivered",
             company=company,
-            what=f"company {company!r} lacks changes that were published more than {too_long(company)} ago",
+            what=f"company {company!r} lacks changes that were published more than "
+            f"{too_long(company).total_seconds():g} s ago",
             since=since,
             affected=f"company {company!r}: what it has is that much too old",
             likely="the deliverer is behind after a stop or a large commit, or its machine is too small",

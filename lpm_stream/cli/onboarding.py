@@ -27,8 +27,8 @@ def add(
     database: Annotated[
         str | None,
         typer.Option(
-            help="Its database: a URL without password, {company} stands for the id; or env:NAME or file:PATH, "
-            "where the URL is; by default from LPM_STREAM_DATABASE_TEMPLATE."
+            help="Its database: a URL without password, {company} stands for the id; or env:NAME, "
+            "file:PATH or keyvault:VAULT/SECRET, where the URL is; by default from LPM_STREAM_DATABASE_TEMPLATE."
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Its name, for people.")] = "",

@@ -34,8 +34,8 @@ class OnboardConfig(dg.Config):
     database: str = Field(
         default="",
         description="Its database: a URL without password, since Dagster keeps what is written here (one with a "
-        "password is refused before that), {company} in it stands for the id; or env:NAME or file:PATH, where the "
-        "URL is. Empty: as LPM_STREAM_DATABASE_TEMPLATE says.",
+        "password is refused before that), {company} in it stands for the id; or env:NAME, file:PATH or "
+        "keyvault:VAULT/SECRET, where the URL is. Empty: as LPM_STREAM_DATABASE_TEMPLATE says.",
     )
     feeds: list[str] = Field(default=[], description="The feeds it receives; none: every feed.")
     groups: list[str] = Field(

@@ -24,8 +24,8 @@ class Company(BaseModel):
     database: str | None = Field(
         None,
         max_length=2000,
-        description="URL of its database without a password, {company} in it stands for the id; or env:NAME or "
-        "file:PATH, where the URL is; by default from LPM_STREAM_DATABASE_TEMPLATE",
+        description="URL of its database without a password, {company} in it stands for the id; or env:NAME, "
+        "file:PATH or keyvault:VAULT/SECRET, where the URL is; by default from LPM_STREAM_DATABASE_TEMPLATE",
     )
     feeds: tuple[Name, ...] = Field((), description="the feeds it receives; none: every feed")
     groups: tuple[Name, ...] = Field(

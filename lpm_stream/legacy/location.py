@@ -11,7 +11,7 @@ import fsspec
 import fsspec.asyn
 
 from lpm_stream.errors import LegacyError, LpmStreamError
-from lpm_stream.secret import resolve
+from lpm_stream.secret import FORMS, resolve
 from lpm_stream.settings import Settings
 
 _CONNECT_SECONDS = 30
@@ -136,7 +136,7 @@ def _open_sftp(settings: Settings) -> Location:
     parts = urlsplit(settings.legacy_url)
     if parts.password is not None:
         raise LpmStreamError(
-            "LPM_STREAM_LEGACY_URL holds a password; give LPM_STREAM_LEGACY_PASSWORD=env:NAME or file:PATH instead"
+            f"LPM_STREAM_LEGACY_URL holds a password; give LPM_STREAM_LEGACY_PASSWORD={FORMS} instead"
         )
     if not parts.hostname or not parts.username:
         raise LpmStreamError("LPM_STREAM_LEGACY_URL: give sftp://USER@HOST/PATH")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from lpm_stream.errors import SourceError
 from lpm_stream.feed.schema import Fit, fit
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.source.failure import unreadable
+
+log = logging.getLogger(__name__)
 
 CDF_PROPERTY = "delta.enableChangeDataFeed"
 
@@ -147,6 +150,7 @@ class DeltaSource:
                 f"lpm-stream resync"
             )
         # The engine's own text may quote values of rows: it is left to --debug.
+        log.debug("version %d of table %s: %s", version, self.location, error)
         return SourceError(
             f"version {version} of table {self.location} can no longer be read (--debug says more): if VACUUM or "
             f"log clean-up removed it, begin anew with lpm-stream resync"
