@@ -43,7 +43,7 @@ class Refused:
     def id(self, feed: str) -> str:
         """The same for the same row of the same commit, so that a re-send does not quarantine it twice.
 
-        What stands for rows that are left out has one for each company: the first is enough.
+        What stands for rows that are left out has one for each company.
         """
         version = "" if self.payload == _LEFT_OUT else self.version
         text = f"{feed}\0{self.company}\0{version}\0{self.stage}\0{self.payload}"
@@ -77,14 +77,14 @@ def withheld(company: str, version: int, rows: int) -> Refused:
 def of_nobody(version: int, rows: int) -> Refused:
     """Stands for rows that say no company and are too many to be kept."""
     reason = (
-        f"{rows:,} more rows of this version belong to nobody, and perhaps some of later ones: they are in the "
-        f"table still; mend it there, then discard this entry"
+        f"{rows:,} more rows of this version belong to nobody, and perhaps some of earlier ones; they are in the "
+        f"table still"
     )
     return Refused("", version, "publish", reason, _LEFT_OUT)
 
 
-def first_withheld(store: ControlStore, feed: str, company: str, after: int) -> int | None:
-    """The first version behind another that was not published for a company, too much of it being broken."""
+def withheld_version(store: ControlStore, feed: str, company: str, after: int) -> int | None:
+    """A version behind another that was not published for a company, too much of it being broken."""
     here = (quarantine.c.feed == feed) & (quarantine.c.company == company) & (quarantine.c.version > after)
     marker = (quarantine.c.stage == "publish") & (quarantine.c.payload == _LEFT_OUT)
     with store.read() as connection:
@@ -92,9 +92,13 @@ def first_withheld(store: ControlStore, feed: str, company: str, after: int) -> 
 
 
 def add(connection: sa.Connection, feed: str, refused: Sequence[Refused]) -> int:
-    """Stores refused rows and returns how many were new."""
+    """Stores refused rows and returns how many were new; what stands for others has their newest version."""
     rows = {row.id(feed): row for row in refused}
     known = _known(connection, list(rows))
+    for row_id in known:
+        if (row := rows[row_id]).payload == _LEFT_OUT:
+            older = (quarantine.c.id == row_id) & (quarantine.c.version < row.version)
+            connection.execute(quarantine.update().where(older).values(version=row.version, reason=row.reason))
     new = [_values(feed, row_id, row) for row_id, row in rows.items() if row_id not in known]
     if new:
         connection.execute(quarantine.insert(), new)

@@ -61,7 +61,7 @@ def messages_of(
     """
     report = VersionReport(changes.version, held=changes.fit.held, taken=changes.fit.taken)
     companies = registered()
-    refusals = _Refusals(spec, changes.version, companies, place.full, report.unknown)
+    refusals = _Refusals(spec, changes.version, companies, place.full)
     packer: Packer | None = None
     columns = [*changes.fit.schema, CHANGE_TYPE]
     for batch in changes.batches:
@@ -69,6 +69,7 @@ def messages_of(
             committed_at = _committed_at(batch)
             packer = Packer(spec, changes.version, committed_at, place, max_body_bytes)
         checked = check_for(spec, changes.fit, travelling(spec, batch.select(columns)), companies)
+        report.unknown.update(route(spec, checked.bad.filter(_says_company(spec)), companies).unknown)
         for company in refusals.add(checked.bad) | refusals.add(checked.stripped):
             packer.withhold(company)
         routed = route(spec, to_wire(checked.good, CONTENT_TYPES[spec.wire_format]), companies)
@@ -84,6 +85,10 @@ def messages_of(
     yield report
 
 
+def _says_company(spec: FeedSpec) -> pl.Expr:
+    return pl.col(spec.company_column).fill_null("") != ""
+
+
 def _committed_at(batch: pl.DataFrame) -> datetime:
     """When the commit was made; not every writer says so, and then it counts from when it is read."""
     found: datetime | None = batch["_commit_timestamp"][0]
@@ -94,14 +99,13 @@ def _committed_at(batch: pl.DataFrame) -> datetime:
 class _Refusals:
     """Rows of one commit that cannot travel: of each company as many as may go to quarantine at once.
 
-    Those of companies that nobody has registered are counted like their others.
+    Those of companies that nobody has registered are not kept.
     """
 
     spec: FeedSpec
     version: int
     registered: Collection[str]
     full: frozenset[str]
-    unknown: Counter[str]
     counts: Counter[str] = field(default_factory=Counter)
     kept_of: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
@@ -114,7 +118,6 @@ class _Refusals:
         for (found,), rows in bad.group_by(company_of, maintain_order=True):
             company = str(found)
             if company and company not in self.registered:
-                self.unknown[company] += rows.height
                 continue
             room = 0 if company in self.full else max(limit - self.counts[company], 0)
             self.kept_of[company] += min(room, rows.height)

@@ -136,10 +136,13 @@ def test_a_quarantine_that_is_full_grows_no_further(strict):
     publish(strict)
     before = [*held(strict), *held(strict, "")]
     assert len(before) == 8  # of each three, and one for what is left out
+    newest = -1
     for round_ in range(3):
         append(strict.table, orders([f"{round_}{number}" for number in range(20, 28)], ["A", None] * 4, note=LONG))
         publish(strict)
-    assert [*held(strict), *held(strict, "")] == before
+        newest = DeltaTable(strict.table).version()
+    assert [entry.id for entry in (*held(strict), *held(strict, ""))] == [entry.id for entry in before]
+    assert quarantine.withheld_version(strict.store, SPEC.name, "A", after=newest - 1) == newest
 
 
 def test_broken_rows_of_companies_that_nobody_has_registered_are_counted_and_not_kept(strict):
@@ -214,10 +217,7 @@ def test_rows_of_nobody_are_told_of_in_one_line_where_there_are_too_many(strict)
     publish(strict)
     reasons = [entry.row.reason for entry in held(strict, "")]
     assert len(reasons) == 4
-    assert (
-        sum(one == "6 more rows of this version belong to nobody; they are in the table still" for one in reasons)
-        == 1
-    )
+    assert sum(one.startswith("6 more rows of this version belong to nobody") for one in reasons) == 1
 
 
 def test_a_refused_delete_is_made_up_for(stream):
