@@ -137,15 +137,19 @@ def stop_in_time() -> threading.Event:
     told, tell = socket.socketpair()
     tell.setblocking(False)
     signal.set_wakeup_fd(tell.fileno())  # at once, while handlers wait for the main thread to leave a library
-    threading.Thread(target=_end_in_time, args=(told, tell), name="end-in-time", daemon=True).start()
+    threading.Thread(target=_end_in_time, args=(stop, told, tell), name="end-in-time", daemon=True).start()
     return stop
 
 
-def _end_in_time(told: socket.socket, _: socket.socket) -> None:
+def _end_in_time(stop: threading.Event, told: socket.socket, _: socket.socket) -> None:
     told.recv(1)
+    stop.set()  # a handler would wait
     time.sleep(_ORDERLY_SECONDS)
-    err.print("ended without waiting for what does not answer; what was in hand is done again next time")
-    os._exit(128 + signal.SIGTERM)
+    try:
+        err.show_cursor()
+        err.print("ended without waiting for what does not answer; what was in hand is rolled back: run it again")
+    finally:  # there may be no terminal any more
+        os._exit(128 + signal.SIGTERM)
 
 
 def require_writable(target: Path | None) -> None:
