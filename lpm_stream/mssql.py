@@ -278,8 +278,9 @@ _ORIGINS = re.compile(
     r"\[[^\]\[]*(?:Microsoft|SQL Server|unixODBC|Driver Manager|FreeTDS|ODBC)[^\]\[]*\]|\[[0-9A-Z]{5}\] ?"
 )
 
-# Errors 2627 and 2601 (the key), 2628 (the value), 241 to 245 and 8114 (the value).
+# Errors 2627 and 2601 (the key), 2628 (the value), 241 to 248 and 8114 (the value), 220 and 232 (the value).
 _QUOTES = re.compile(
-    r" ?The duplicate key value is \(.*\)\.?| ?Truncated value: '.*'\.?|(?<=value) '.*'(?= to data type)",
+    r" ?The duplicate key value is \(.*\)\.?| ?Truncated value: '.*'\.?"
+    r"|(?<=value) '.*'(?= to data type| overflowed)|, value = \S+(?=\.)",
     re.DOTALL,
 )

@@ -331,7 +331,9 @@ def _faults(place: str) -> Iterator[None]:
     try:
         yield
     except Error as error:
-        raise TargetFaultError(f"database {place}: {_said(error)}") from error
+        is_of_a_row = _ROW_FAULTS.fullmatch(error.sqlstate or "")  # as where a trigger refuses a delete
+        said = _rule(error) if is_of_a_row else _said(error)
+        raise TargetFaultError(f"database {place}: {said}") from error
 
 
 def _rule(error: Error) -> str:

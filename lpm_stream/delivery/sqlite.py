@@ -374,5 +374,7 @@ def _faults(path: str) -> Iterator[None]:
     """What the database as a whole refuses."""
     try:
         yield
+    except IntegrityError as error:  # as where a trigger refuses a delete
+        raise TargetFaultError(f"database {path}: {_row_fault(error).rule}") from error
     except (Error, OSError) as error:
         raise TargetFaultError(f"database {path}: {str(error).splitlines()[0]}") from error

@@ -330,6 +330,12 @@ QUOTED = {
     "Conversion failed when converting the nvarchar value 'SECRET' to data type int.": (
         "Conversion failed when converting the nvarchar value to data type int."
     ),
+    "The conversion of the nvarchar value 'SECRET' overflowed an int column.": (
+        "The conversion of the nvarchar value overflowed an int column."
+    ),
+    "Arithmetic overflow error for data type tinyint, value = 4711.": (
+        "Arithmetic overflow error for data type tinyint."
+    ),
     "[01000] [unixODBC][Driver Manager]Can't open lib 'ODBC Driver 18 for SQL Server' : file not found (0) "
     "(SQLDriverConnect)": "Can't open lib 'ODBC Driver 18 for SQL Server' : file not found",
     "[42S02] [Microsoft][ODBC Driver 18 for SQL Server][SQL Server]Invalid object name [order]. (208) "
