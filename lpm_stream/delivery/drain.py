@@ -38,7 +38,7 @@ _WAITING_BYTES = 32_000_000  # of all companies together; beyond it reading paus
 _JOINING_BYTES = 4_000_000  # of a company that is catching up; beyond it they are left to its own reader
 _SLOW_SECONDS = 5.0  # a task that takes longer parks its company, so that its messages stop filling memory
 _SLOW_RECOVERY_SECONDS = 15.0  # likewise for a company's own reader, which takes more at once
-_TAKES_LONG_SECONDS = 1.0  # likewise where messages of such companies fill half of the memory that others need
+_TAKES_LONG_SECONDS = 2.0  # likewise where messages of such companies fill half of the memory that others need
 _STUCK_SLOTS = 1_000  # so many databases may keep their tasks waiting before the others have fewer slots
 _SAVE_SECONDS = 1.0  # what is not saved is re-read after a crash and dropped by the watermark
 _ROUND_SECONDS = 1.0  # of reading, before all else is looked at: a hub that does not answer takes its time
@@ -219,8 +219,7 @@ class _Drain:
         until = time.monotonic() + _ROUND_SECONDS
         for partition in list(self._partitions):
             if sum(lane.waiting_bytes for lane in self._lanes.values()) > _WAITING_BYTES:
-                self._park_the_slowest()
-                return False
+                return self._park_the_slowest()
             self._partitions.rotate(-1)
             self._quiet = 0 if self._read_on(partition) else self._quiet + 1
             if time.monotonic() > until:
@@ -407,7 +406,7 @@ class _Drain:
         else:
             self._park(lane, str(error), "lacking", first)
 
-    def _park_the_slowest(self) -> None:
+    def _park_the_slowest(self) -> bool:
         """Sets a company aside where databases take long and their messages keep others from being read."""
         begun = time.monotonic() - _TAKES_LONG_SECONDS
         slow = [
@@ -415,9 +414,11 @@ class _Drain:
             for lane in self._lanes.values()
             if lane.task is not None and lane.started < begun and not lane.recovering
         ]
-        if sum(waiting for waiting, _, _ in slow) > _WAITING_BYTES / 2:
-            _, lane, task = max(slow, key=lambda one: one[0])
-            self._give_up(lane, task, parking.SLOW)
+        if sum(waiting for waiting, _, _ in slow) <= _WAITING_BYTES / 2:
+            return False
+        _, lane, task = max(slow, key=lambda one: one[0])
+        self._give_up(lane, task, parking.SLOW)
+        return True
 
     def _park_the_lossy(self) -> None:
         """Sets companies aside whose newest changes were published but are nowhere to be found."""
@@ -434,7 +435,9 @@ class _Drain:
     def _why_lost(self, company: str, problem: str) -> str:
         """Why a company has a gap, and what to do: the hub has lost something, or it never was published."""
         known = self._delivered.get(company)
-        version = quarantine.first_withheld(self._store, self._spec.name, company, known.version if known else -1)
+        version = quarantine.withheld_version(
+            self._store, self._spec.name, company, known.version if known else -1
+        )
         if version is None:
             return _resync(company, problem)
         return (

@@ -424,11 +424,12 @@ def test_slow_databases_that_together_fill_the_memory_do_not_stop_the_reading(st
     with ExitStack() as stack:
         for company in slow:
             stack.enter_context(locked(path_of(stream, company)))
+        begun = served(monkeypatch)
         with delivering(stream):
-            for number in (1, 2):  # the first is in hand while the second waits
+            for number in (1, 2):
                 for company in slow:
                     commit(stream, **{company: f"{company[-1]}{number}"})
-                time.sleep(0.3)
+                wait_until(lambda: len(begun) == len(slow))  # the first is in hand while the second waits
             commit(stream, B="2")
             wait_until(lambda: delivered(stream, "B") > 0)
             assert {one.reason for one in parked(stream).values()} == {parking.SLOW}

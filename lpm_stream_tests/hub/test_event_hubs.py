@@ -289,12 +289,13 @@ def test_readers_that_come_and_go_do_not_pile_up(server, hub):
 def test_readers_that_nobody_uses_any_more_give_their_links_back(server, hub, monkeypatch, prefetch_bytes):
     """As of a partition that another relay has now: Event Hubs allows five links of all together."""
     monkeypatch.setattr(event_hubs, "_PREFETCH_BYTES", prefetch_bytes)
-    monkeypatch.setattr(event_hubs_reader, "FORGET_SECONDS", 0.5)
     hub.send([message("A", version, body=b"x" * 60) for version in range(1, 21)])
     partition = hub.partition_of("A")
     assert [one.message.version for one in hub.receive(partition, 0, 1)] == [1]
     [reader] = hub._readers[partition]
-    reader._thread.join(10)
+    with monkeypatch.context() as forgetful:
+        forgetful.setattr(event_hubs_reader, "FORGET_SECONDS", 0.1)
+        reader._thread.join(10)
     assert not reader.is_at_work
     assert [one.message.version for one in received(hub, partition, after=1)] == list(range(2, 21))
 
