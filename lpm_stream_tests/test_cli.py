@@ -67,6 +67,15 @@ def test_a_defect_is_one_line_that_quotes_nothing(stream, monkeypatch, capsys):
         main()
 
 
+def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    monkeypatch.delitem(sys.modules, "lpm_stream.source.simulate", raising=False)
+    monkeypatch.setattr(sys, "argv", ["lpm-stream", "simulate", "--dir", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "package numpy is not installed: pip install 'lpm-stream[all]'" in capsys.readouterr().err
+
+
 def test_looking_creates_nothing(tmp_path):
     home = tmp_path / "mistyped"
     done = run(home, "status")

@@ -82,6 +82,8 @@ def main() -> None:
             raise
         if isinstance(error, LpmStreamError | ValidationError):
             _end(_one_line(error), 2)
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("lpm_stream"):
+            _end(f"package {error.name} is not installed: pip install 'lpm-stream[all]'", 2)
         _end(_defect(error), 4)
 
 

@@ -160,6 +160,4 @@ def _feed_rows(spec: FeedSpec) -> FeedRows:
     try:
         return cast("FeedRows", importlib.import_module(name))
     except ModuleNotFoundError as error:
-        if error.name != name:
-            raise SourceError(f"simulating needs {error.name}: pip install 'lpm-stream[demo]'") from error
         raise SourceError(f"feed {spec.name} cannot be simulated: there is no module {name}") from error
