@@ -6,6 +6,7 @@ copies of the library do not see each other's locks.
 
 import logging
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _INSTANT = pa.timestamp("us", tz="UTC")
 _CONSTRAINT = re.compile(r"(NOT NULL|CHECK|UNIQUE|FOREIGN KEY) constraint failed(: [\w. ,]+)?")
 _BUSY_MILLISECONDS = 2_000
+_OPENING_SECONDS = 1.0  # how long others may take to open the same new file
 _PRAGMAS = (
     f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}",
     "PRAGMA page_size = 8192",  # a tenth less work for large batches than with 4096
@@ -361,12 +363,26 @@ def _connect(path: str) -> Any:
     try:
         with connection.cursor() as cursor:
             for pragma in _PRAGMAS:
-                cursor.execute(pragma)
-                cursor.fetchall()
+                _execute_patiently(cursor, pragma)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _execute_patiently(cursor: Any, pragma: str) -> None:
+    """SQLite does not wait for others that open the same new file at this moment, whatever its busy timeout."""
+    deadline = time.monotonic() + _OPENING_SECONDS
+    while True:
+        try:
+            cursor.execute(pragma)
+            cursor.fetchall()
+        except Error as error:  # ADBC has several for it
+            if "database is locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """What is particular about SQLite; test_conformance.py has what every kind of database has to do."""
 
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import adbc_driver_sqlite.dbapi as adbc
 import polars as pl
 import pytest
 
@@ -28,6 +31,19 @@ def database(path: Path) -> Iterator[SqliteDatabase]:
     opened = SqliteDatabase(SPEC, "A", str(path))
     yield opened
     opened.close()
+
+
+def test_another_that_makes_the_same_new_file_is_waited_for(path, monkeypatch):
+    """SQLite itself does not, whatever its busy timeout."""
+    monkeypatch.setattr(sqlite, "_PRAGMAS", ("PRAGMA busy_timeout = 0", *sqlite._PRAGMAS[1:]))
+    monkeypatch.setattr(sqlite, "_OPENING_SECONDS", 60.0)
+    path.parent.mkdir()
+    with closing(adbc.connect(str(path), autocommit=True)) as other, closing(other.cursor()) as cursor:
+        cursor.execute("BEGIN EXCLUSIVE")
+        ending = threading.Timer(0.2, cursor.execute, ["COMMIT"])
+        ending.start()
+        SqliteDatabase(SPEC, "A", str(path)).close()
+        ending.join()
 
 
 def test_instants_sort_by_time_and_sqlite_reads_them(database):
