@@ -18,7 +18,7 @@ from lpm_stream.alerts import raised
 from lpm_stream.alerts.run import run as run_alerts
 from lpm_stream.control import leases
 from lpm_stream.control.store import ControlStore
-from lpm_stream.errors import HubError, LeaseLostError, LpmStreamError
+from lpm_stream.errors import HubError, LeaseLostError, LpmStreamError, told
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.settings import Settings
 from lpm_stream.stream import Stream, open_stream
@@ -110,7 +110,7 @@ def _log_failure(role: str, error: Exception) -> None:
         log.error("%s: %s", role, error)
         return
     frames = "".join(traceback.format_tb(error.__traceback__))  # without the message: it may quote rows
-    log.error("%s: unexpected %s\n%s", role, type(error).__name__, frames)
+    log.error("%s: %s\n%s", role, told(error), frames)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from lpm_stream.delivery.slots import Slots
 from lpm_stream.delivery.unsaved import Unsaved
 from lpm_stream.delivery.watermark import ChangesMissingError, Watermark
 from lpm_stream.delivery.worker import Worker
-from lpm_stream.errors import HubError, HubGapError, LeaseLostError, LpmStreamError
+from lpm_stream.errors import HubError, HubGapError, LeaseLostError, LpmStreamError, told
 from lpm_stream.feed.spec import FeedSpec
 from lpm_stream.hub.message import Hub, Received
 from lpm_stream.settings import Settings
@@ -353,8 +353,8 @@ class _Drain:
             self._park(lane, str(error))
         except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001 - others' delivery goes on
             frames = "".join(traceback.format_tb(error.__traceback__))  # without the message: it may quote rows
-            log.error("company %r: unexpected %s\n%s", lane.company, type(error).__name__, frames)  # noqa: TRY400
-            self._park(lane, f"unexpected {type(error).__name__}, a defect; the log says where")
+            log.error("company %r: %s\n%s", lane.company, told(error), frames)  # noqa: TRY400
+            self._park(lane, f"{told(error)}, a defect; the log says where")
         else:
             self._note(lane.company, lane.partition, outcome, waited=lane.recovering)
             lane.finish()

@@ -107,7 +107,6 @@ class _Refusals:
     registered: Collection[str]
     full: frozenset[str]
     counts: Counter[str] = field(default_factory=Counter)
-    kept_of: Counter[str] = field(default_factory=Counter)
     refused: list[Refused] = field(default_factory=list)
     withheld: set[str] = field(default_factory=set)
 
@@ -120,7 +119,6 @@ class _Refusals:
             if company and company not in self.registered:
                 continue
             room = 0 if company in self.full else max(limit - self.counts[company], 0)
-            self.kept_of[company] += min(room, rows.height)
             self.refused += broken(self.spec, self.version, rows.head(room))
             self.counts[company] += rows.height
         too_many = {company for company, count in self.counts.items() if count > limit or company in self.full}
@@ -130,7 +128,7 @@ class _Refusals:
     def kept(self) -> list[Refused]:
         """What goes to quarantine; what does not is told of in one line for each company."""
         rest = [withheld(company, self.version, self.counts[company]) for company in sorted(self.withheld)]
-        if more := self.counts[""] - self.kept_of[""]:
+        if more := self.counts[""] - sum(not one.company for one in self.refused):
             rest.append(of_nobody(self.version, more))
         return [*self.refused, *rest]
 

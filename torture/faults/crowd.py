@@ -39,6 +39,7 @@ def fail_many(world: World, sizes: Sizes) -> Struck:
         parking.try_now(world.stream.store, world.stream.spec.name, victim)
     shown = len(noticed) > len(victims) / 2 and all(map(status.is_parked, noticed))
     shown = shown and any(status.is_parked(one, "is locked") for one in hanging)
+    shown = shown and any(map(status.is_parked, without))
     return Struck(len(victims), shown, "is parked", frozenset(victims), measured)
 
 
